@@ -1,0 +1,1 @@
+"""MNIST in PyTorch Lightning: a small CNN, its data and its command line."""

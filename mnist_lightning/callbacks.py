@@ -1,0 +1,62 @@
+"""What happens beside training."""
+
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+
+class BestAndLast(ModelCheckpoint):
+    """Keeps `best.ckpt`, by val/accuracy where there is validation, and `last.ckpt`, of each epoch's end."""
+
+    CHECKPOINT_NAME_LAST = "last"
+
+    def __init__(self) -> None:
+        super().__init__(
+            filename="best",
+            monitor="val/accuracy",
+            mode="max",
+            save_last=True,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Keep only `last.ckpt` where there is no validation to say which is best."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and not trainer.datamodule.val_size:
+            self.monitor, self.save_top_k = None, 0
+
+
+class Throughput(Callback):
+    """Logs `train/images_per_second`, over all processes, for each epoch; validation is not counted."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.started: float | None = None
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Start the clock at an epoch's first batch, also where the epoch resumes in its midst."""
+        if self.started is None:
+            self.images, self.started = 0, time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Count the batch, and log at the epoch's last."""
+        assert self.started is not None
+        self.images += len(batch[1]) * trainer.world_size
+        if trainer.is_last_batch:
+            seconds = time.perf_counter() - self.started
+            pl_module.log(
+                "train/images_per_second", self.images / seconds, on_step=False, on_epoch=True
+            )
+            self.started = None

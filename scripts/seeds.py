@@ -1,0 +1,109 @@
+"""Runs `fit` once for each of several seeds and keeps one JSON line for each finished run.
+
+    python scripts/seeds.py base --seeds 0 1 2 3 4 --test --config configs/base.yaml
+    python scripts/seeds.py base --show
+
+All that follows the options of this script goes to `fit` as it is. Seeds that have their line already are
+skipped, so a row can be continued after a kill, or on another day. `--test` reads the test set, once
+for each finished run, from its last checkpoint; without it only validation images are seen.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mnist_lightning.checkpoint import read_checkpoint
+from mnist_lightning.classifier import MNISTClassifier
+from mnist_lightning.data import MNISTDataModule
+
+RESULTS = Path("docs/results")
+
+
+def run(row: str, seed: int, test: bool, fit_arguments: list[str]) -> dict[str, Any]:
+    """Train one network in a process of its own and measure its last checkpoint."""
+    folder = Path("runs") / "seeds" / row / f"seed_{seed}"
+    init = "--trainer.logger.init_args"
+    command = [sys.executable, "-m", "mnist_lightning", "fit", *fit_arguments]
+    command += [f"--seed_everything={seed}", "--trainer.logger=TensorBoardLogger"]
+    command += [f"{init}.save_dir={folder.parent}", f"{init}.name=", f"{init}.version={folder.name}"]
+    command += [f"{init}.default_hp_metric=false", "--trainer.enable_progress_bar=false"]
+    started = time.time()
+    subprocess.run(command, check=True)
+    seconds = time.time() - started
+
+    checkpoint = read_checkpoint(folder / "checkpoints" / "last.ckpt")
+    settings = {**checkpoint["hyper_parameters"], **checkpoint["datamodule_hyper_parameters"]}
+    settings.pop("root")
+    scalars = EventAccumulator(str(folder)).Reload()
+    rates = [event.value for event in scalars.Scalars("train/images_per_second")]
+    result: dict[str, Any] = {"row": row, "seed": seed, "epochs": checkpoint["epoch"] + 1}
+    result["fit_seconds"] = round(seconds, 1)
+    result["images_per_second"] = round(statistics.median(rates))
+    for name in scalars.Tags()["scalars"]:
+        if name.startswith("val/"):
+            result[name] = scalars.Scalars(name)[-1].value
+    if test:
+        classifier = MNISTClassifier(**checkpoint["hyper_parameters"])
+        classifier.load_state_dict(checkpoint["state_dict"])
+        data = MNISTDataModule(**checkpoint["datamodule_hyper_parameters"])
+        trainer = pl.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False)
+        result.update(trainer.test(classifier, data, verbose=False)[0])
+    result["settings"] = settings
+    result["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    result["versions"] = {name: version(name) for name in ("torch", "lightning")}
+    result["command"] = f"fit {' '.join(fit_arguments)}"
+    return result
+
+
+def show(lines: list[dict[str, Any]]) -> None:
+    """Print each metric's mean, standard deviation, minimum and maximum over the seeds."""
+    names = [name for name in lines[0] if name.startswith(("val/", "test/", "images", "fit_"))]
+    print(f"{lines[0]['row']}: n = {len(lines)}, {lines[0]['command']}")
+    for name in names:
+        values = [line[name] for line in lines]
+        deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
+        mean, low, high = statistics.mean(values), min(values), max(values)
+        print(f"  {name:24} {mean:10.5g} +- {deviation:8.3g}   ({low:.5g} to {high:.5g})")
+
+
+def main() -> None:
+    """Parse the command line, run what is missing, and print the row."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("row", help="name of the row; its lines go to docs/results/ROW.jsonl")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[], metavar="SEED")
+    parser.add_argument("--test", action="store_true", help="read the test set once for each run")
+    parser.add_argument("--show", action="store_true", help="only print what is there")
+    options, fit_arguments = parser.parse_known_args()
+
+    path = RESULTS / f"{options.row}.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    command = f"fit {' '.join(fit_arguments)}"
+    if not options.show:
+        if lines and lines[0]["command"] != command:
+            sys.exit(f"error: {path} holds runs of another command: {lines[0]['command']}")
+        done = {line["seed"] for line in lines}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for seed in [seed for seed in options.seeds if seed not in done]:
+            lines.append(run(options.row, seed, options.test, fit_arguments))
+            with path.open("a") as file:
+                file.write(json.dumps(lines[-1]) + "\n")
+    if not lines:
+        sys.exit(f"error: {path} holds no runs yet")
+    show(lines)
+
+
+if __name__ == "__main__":
+    main()
