@@ -7,26 +7,25 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 
-class BestAndLast(ModelCheckpoint):
-    """Keeps `best.ckpt`, by val/accuracy where there is validation, and `last.ckpt`, of each epoch's end."""
+def checkpoints(validates: bool) -> list[ModelCheckpoint]:
+    """Return the callbacks that keep `best.ckpt`, by val/accuracy, and `last.ckpt`, after every epoch.
 
-    CHECKPOINT_NAME_LAST = "last"
+    They are two because Lightning's `save_last` writes only when there is a new best one.
 
-    def __init__(self) -> None:
-        super().__init__(
-            filename="best",
-            monitor="val/accuracy",
-            mode="max",
-            save_last=True,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Keep only `last.ckpt` where there is no validation to say which is best."""
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit" and not trainer.datamodule.val_size:
-            self.monitor, self.save_top_k = None, 0
+    Args:
+        validates: False leaves out `best.ckpt`: without validation no epoch is known to be best.
+    """
+    last = ModelCheckpoint(
+        filename="last", enable_version_counter=False, save_on_train_epoch_end=True
+    )
+    best = ModelCheckpoint(
+        filename="best",
+        monitor="val/accuracy",
+        mode="max",
+        enable_version_counter=False,
+        save_on_train_epoch_end=True,
+    )
+    return [best, last] if validates else [last]
 
 
 class Throughput(Callback):

@@ -23,7 +23,7 @@ from jsonargparse.typing import restricted_number_type
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from mnist_lightning.callbacks import BestAndLast, Throughput
+from mnist_lightning.callbacks import Throughput, checkpoints
 from mnist_lightning.checkpoint import read_checkpoint
 from mnist_lightning.classifier import MNISTClassifier
 from mnist_lightning.data import MNISTDataModule
@@ -48,11 +48,7 @@ def main() -> None:
             MNISTClassifier,
             MNISTDataModule,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={
-                "max_epochs": 5,
-                "logger": TENSORBOARD,
-                "callbacks": [BestAndLast(), Throughput()],
-            },
+            trainer_defaults={"max_epochs": 5, "logger": TENSORBOARD},
             seed_everything_default=42,
             parser_kwargs={
                 "prog": "python -m mnist_lightning",
@@ -125,6 +121,11 @@ class CLI(LightningCLI):
             data = {name: data[name] for name in data.keys() - FREE_DATA_SETTINGS}
             _take("data", data, config, given, refuse=subcommand == "fit")
 
+    def before_instantiate_classes(self) -> None:
+        """Add the callbacks that every run has."""
+        validates = self.config[self.subcommand].data.val_size > 0
+        self.trainer_defaults["callbacks"] = [*checkpoints(validates), Throughput()]
+
     def before_predict(self) -> None:
         """Find out before the work, not after it, that the output can't be written.
 
@@ -160,12 +161,10 @@ class CLI(LightningCLI):
         """Say where the checkpoint lies, how to test it and how to see the curves."""
         if not self.trainer.is_global_zero or self.trainer.fast_dev_run:
             return
-        callback = self.trainer.checkpoint_callback
-        assert isinstance(callback, BestAndLast)
         python = Path(sys.executable)
         if python.is_relative_to(Path.cwd()):
             python = python.relative_to(Path.cwd())
-        path = os.path.relpath(callback.best_model_path or callback.last_model_path)
+        path = os.path.relpath(self.trainer.checkpoint_callbacks[0].best_model_path)
         print(f"\ncheckpoint  {path}")
         print(f"test it     {python} -m mnist_lightning test --ckpt_path {path}")
         if self.trainer.logger:
