@@ -1,6 +1,7 @@
 """What happens beside training."""
 
 import time
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -8,28 +9,22 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 
 def checkpoints(validates: bool) -> list[ModelCheckpoint]:
-    """Return the callbacks that keep `best.ckpt`, by val/accuracy, and `last.ckpt`, after every epoch.
+    """Return the callbacks that keep `best.ckpt`, by val/accuracy, and `last.ckpt`, the newest.
 
     They are two because Lightning's `save_last` writes only when there is a new best one.
 
     Args:
         validates: False leaves out `best.ckpt`: without validation no epoch is known to be best.
     """
-    last = ModelCheckpoint(
-        filename="last", enable_version_counter=False, save_on_train_epoch_end=True
+    keep = partial(ModelCheckpoint, enable_version_counter=False, save_on_train_epoch_end=True)
+    last = keep(filename="last")
+    return (
+        [keep(filename="best", monitor="val/accuracy", mode="max"), last] if validates else [last]
     )
-    best = ModelCheckpoint(
-        filename="best",
-        monitor="val/accuracy",
-        mode="max",
-        enable_version_counter=False,
-        save_on_train_epoch_end=True,
-    )
-    return [best, last] if validates else [last]
 
 
 class Throughput(Callback):
-    """Logs `train/images_per_second`, over all processes, for each epoch; validation is not counted."""
+    """Logs `train/images_per_second` for each epoch, over all processes, without validation."""
 
     def __init__(self) -> None:
         self.images = 0
@@ -38,7 +33,7 @@ class Throughput(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Start the clock at an epoch's first batch, also where the epoch resumes in its midst."""
+        """Start the clock at the first batch that this process sees of an epoch."""
         if self.started is None:
             self.images, self.started = 0, time.perf_counter()
 
@@ -54,8 +49,8 @@ class Throughput(Callback):
         assert self.started is not None
         self.images += len(batch[1]) * trainer.world_size
         if trainer.is_last_batch:
-            seconds = time.perf_counter() - self.started
+            rate = self.images / (time.perf_counter() - self.started)
             pl_module.log(
-                "train/images_per_second", self.images / seconds, on_step=False, on_epoch=True
+                "train/images_per_second", rate, on_step=False, on_epoch=True, sync_dist=True
             )
             self.started = None

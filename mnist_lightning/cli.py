@@ -3,13 +3,19 @@
 On a laptop, on one GPU, on all GPUs of a machine:
 
     python -m mnist_lightning fit --config configs/base.yaml
-    python -m mnist_lightning fit --config configs/base.yaml --trainer.accelerator gpu --trainer.devices 1
-    python -m mnist_lightning fit --config configs/base.yaml --trainer.accelerator gpu --trainer.devices -1
+    python -m mnist_lightning fit --config configs/base.yaml --trainer.devices 1
+    python -m mnist_lightning fit --config configs/base.yaml --trainer.devices -1
+
+The accelerator is chosen by what is there; `--trainer.accelerator cpu|gpu` insists on one.
+Afterwards:
+
     python -m mnist_lightning test --ckpt_path runs/base/version_0/checkpoints/best.ckpt
+    python -m mnist_lightning predict --ckpt_path runs/base/version_0/checkpoints/best.ckpt
 """
 
 import csv
 import ctypes
+import logging
 import os
 import sys
 import traceback
@@ -18,9 +24,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from jsonargparse.typing import restricted_number_type
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mnist_lightning.callbacks import Throughput, checkpoints
@@ -30,8 +37,11 @@ from mnist_lightning.data import MNISTDataModule
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
 
-# Settings of the data that a run may change without becoming another run.
+# Where the data lie and how they are cut for evaluation are no part of what a checkpoint is.
 FREE_DATA_SETTINGS = {"root", "eval_batch_size"}
+# What `validate`, `test` and `predict` must know of the data to read the same images as the run
+# did.
+IMAGE_SETTINGS = {"dataset", "val_size", "train_size", "split_seed"}
 
 TENSORBOARD = {
     "class_path": "TensorBoardLogger",
@@ -40,7 +50,7 @@ TENSORBOARD = {
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends it with one line and an exit code that is not 0."""
+    """Run the command line; a user's mistake ends it with one line and an exit code not 0."""
     _keep_freed_memory()
     _silence_what_no_user_can_change()
     try:
@@ -98,7 +108,7 @@ class CLI(LightningCLI):
             )
         return parser
 
-    def parse_arguments(self, parser: ArgumentParser, args: Any) -> None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, then take from the checkpoint what was not given.
 
         Raises:
@@ -107,24 +117,37 @@ class CLI(LightningCLI):
         super().parse_arguments(parser, args)
         subcommand = self.config.subcommand
         config = self.config[subcommand]
-        if subcommand != "fit":
-            if config.ckpt_path is None:
-                raise ValueError(f"{subcommand} needs --ckpt_path FILE, a checkpoint that `fit` wrote")
-            # These three read a run; they leave none behind.
-            config.trainer.logger = False
-            self.save_config_callback = None
-        if config.ckpt_path is not None:
-            given = parser.parse_args(args, defaults=False)[subcommand]
-            checkpoint = read_checkpoint(config.ckpt_path)
-            _take("model", checkpoint["hyper_parameters"], config, given)
-            data = checkpoint["datamodule_hyper_parameters"]
-            data = {name: data[name] for name in data.keys() - FREE_DATA_SETTINGS}
-            _take("data", data, config, given, refuse=subcommand == "fit")
+        if config.ckpt_path is None:
+            if subcommand == "fit":
+                return
+            raise ValueError(f"{subcommand} needs --ckpt_path FILE, a checkpoint that fit wrote")
+        checkpoint = read_checkpoint(config.ckpt_path)
+        given = parser.parse_args(args, defaults=False)[subcommand]
+        _take("model", checkpoint["hyper_parameters"], config, given, refuse=True)
+        data = checkpoint["datamodule_hyper_parameters"]
+        names = data.keys() - FREE_DATA_SETTINGS if subcommand == "fit" else IMAGE_SETTINGS
+        saved = {name: data[name] for name in sorted(names)}
+        _take("data", saved, config, given, refuse=subcommand == "fit")
 
     def before_instantiate_classes(self) -> None:
-        """Add the callbacks that every run has."""
-        validates = self.config[self.subcommand].data.val_size > 0
-        self.trainer_defaults["callbacks"] = [*checkpoints(validates), Throughput()]
+        """Let `fit` keep checkpoints, curves and its config, and the others leave nothing behind."""
+        config = self.config[self.subcommand]
+        if self.subcommand == "fit":
+            validates = config.data.val_size > 0 and config.trainer.limit_val_batches != 0
+            self.checkpoints = checkpoints(validates)
+            self.trainer_defaults["callbacks"] = [*self.checkpoints, Throughput()]
+        else:
+            config.trainer.logger = config.trainer.enable_checkpointing = False
+            self.save_config_callback = None
+
+    def before_validate(self) -> None:
+        """Refuse to validate on nothing.
+
+        Raises:
+            ValueError: If no images are held out.
+        """
+        if not self.datamodule.val_size:
+            raise ValueError("there are no validation images: data.val_size is 0")
 
     def before_predict(self) -> None:
         """Find out before the work, not after it, that the output can't be written.
@@ -138,7 +161,7 @@ class CLI(LightningCLI):
 
     def predict(self, **kwargs: Any) -> None:
         """Write the digit and the probabilities of every test image to a CSV file."""
-        batches = self.trainer.predict(self.model, datamodule=self.datamodule, **kwargs)
+        batches = self.trainer.predict(**kwargs)
         shares = [batches]
         if self.trainer.world_size > 1:
             shares = [None] * self.trainer.world_size
@@ -159,20 +182,22 @@ class CLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say where the checkpoint lies, how to test it and how to see the curves."""
-        if not self.trainer.is_global_zero or self.trainer.fast_dev_run:
+        path = self.checkpoints[0].best_model_path
+        if not self.trainer.is_global_zero or not path:
             return
+        path = os.path.relpath(path)
         python = Path(sys.executable)
         if python.is_relative_to(Path.cwd()):
             python = python.relative_to(Path.cwd())
-        path = os.path.relpath(self.trainer.checkpoint_callbacks[0].best_model_path)
         print(f"\ncheckpoint  {path}")
         print(f"test it     {python} -m mnist_lightning test --ckpt_path {path}")
-        if self.trainer.logger:
-            print(f"curves      {python} -m tensorboard.main --logdir {self.trainer.logger.save_dir}")
+        if isinstance(self.trainer.logger, TensorBoardLogger):
+            folder = self.trainer.logger.save_dir
+            print(f"see curves  {python} -m tensorboard.main --logdir {folder}")
 
 
 def _take(
-    part: str, saved: dict[str, Any], config: Namespace, given: Namespace, refuse: bool = True
+    part: str, saved: dict[str, Any], config: Namespace, given: Namespace, refuse: bool
 ) -> None:
     """Put a checkpoint's settings where the user gave none; refuse or report a contradiction."""
     for name, value in saved.items():
@@ -180,28 +205,35 @@ def _take(
         if key not in given:
             config[key] = value
         elif config[key] != value:
-            message = f"{key} is {config[key]}, but the checkpoint has {value}"
+            message = f"{key} is {config[key]} here and {value} in the checkpoint"
             if refuse:
-                raise ValueError(f"{message}: leave it out, or start without the checkpoint")
-            print(f"note: {message}", file=sys.stderr)
+                raise ValueError(f"{message}: leave it out, or use another checkpoint")
+            print(f"note: {message}; {config[key]} is used", file=sys.stderr)
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep freed blocks, not return each to the kernel: a quarter of a CPU step's time."""
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries lack it
-        if mallopt:
-            trim_threshold, mmap_max = -1, -4
-            mallopt(trim_threshold, -1)
-            mallopt(mmap_max, 0)
+    """Let glibc keep freed blocks instead of returning each to the kernel: steps gain a quarter."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:  # other C libraries lack it
+        m_trim_threshold, m_mmap_max = -1, -4
+        mallopt(m_trim_threshold, -1)
+        mallopt(m_mmap_max, 0)
 
 
 def _silence_what_no_user_can_change() -> None:
-    # Lightning 2.6 asks torch about its trees in a way that torch 2.10 and later call deprecated.
+    # Lightning 2.6 asks torch about its trees in a way that newer torch calls deprecated.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated.*")
+    # `test` and its like need none of the callbacks that `fit` had.
+    warnings.filterwarnings(
+        "ignore", message=".*callbacks used to create the checkpoint need to be"
+    )
+    unwanted = ("litlogger", "litmodels", "TPU available", "to estimate number of stepping batches")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: not any(words in record.getMessage() for words in unwanted)
+    )
 
 
 def _raised_here(error: Exception) -> bool:
-    """Tell whether this package raised the error, for its user, or a library did, for its author."""
+    """Tell whether this package raised the error, for its user, or a library, for its author."""
     frames = traceback.extract_tb(error.__traceback__)
     return Path(frames[-1].filename).is_relative_to(Path(__file__).parent)

@@ -1,9 +1,10 @@
-"""MNISTDataModule: archives -> torchvision's MNIST -> uint8 tensors in memory -> batches by index."""
+"""MNISTDataModule: archives -> torchvision's MNIST -> uint8 tensors -> batches by index."""
 
 import gzip
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,10 +26,10 @@ class MNISTDataModule(pl.LightningDataModule):
     seed is the one that `lightning.seed_everything` was called with.
 
     Args:
-        root: Folder of the data, in torchvision's layout; MNIST itself is put there if it is missing.
+        root: Folder of the data, in torchvision's layout; MNIST is put there where it is missing.
         dataset: Which dataset. FashionMNIST and KMNIST are downloaded where `root` lacks them.
         batch_size: Training images a step, over all processes together.
-        eval_batch_size: Images a step, over all processes together, in validation, test and predict.
+        eval_batch_size: Images a step in validation, test and predict, over all processes together.
         val_size: Number of the 60,000 training images to hold out for validation; 0 for none.
         train_size: Number of the others to train on; all of them where it is not given.
         split_seed: Seed of the split, so that runs with different seeds share one split.
@@ -104,7 +105,7 @@ class MNISTDataModule(pl.LightningDataModule):
                 _replace(raw, contents)
 
     def setup(self, stage: str) -> None:
-        """Read the training images for `fit` and `validate`, the test images for `test` and `predict`."""
+        """Read the training images for `fit` and `validate`, else the test images."""
         self.seed = torch.initial_seed()
         train = stage in ("fit", "validate")
         data = _torchvision_class(self.dataset)(self.root, train=train)
@@ -119,9 +120,24 @@ class MNISTDataModule(pl.LightningDataModule):
             self.train_indices = stratified_sample(labels, rest, self.train_size, self.split_seed)
 
     def train_dataloader(self) -> "Batches":
-        """Return the training batches, shuffled: `(images, labels, matrices)`, see `Batches`."""
-        ranges = self.warp_ranges if any(self.warp_ranges.values()) else None
-        return self._batches(self.train_indices, self.batch_size, self.seed, ranges, self._progress)
+        """Return the training batches, shuffled and with their warps.
+
+        Raises:
+            ValueError: If a process would get less than the two images that batch norm needs.
+        """
+        batches = self._batches(
+            self.train_indices,
+            self.batch_size,
+            shuffle_seed=self.seed,
+            warp_ranges=self.warp_ranges if any(self.warp_ranges.values()) else None,
+            progress=self._progress,
+        )
+        if self.train_size // (len(batches) * batches.num_ranks) < 2:
+            raise ValueError(
+                f"train_size {self.train_size} in steps of batch_size {self.batch_size} leaves one "
+                f"of {batches.num_ranks} process(es) less than the 2 images that batch norm needs"
+            )
+        return batches
 
     def val_dataloader(self) -> "Batches | list[Any]":
         """Return the held-out images in their order, or an empty list where there are none."""
@@ -138,94 +154,78 @@ class MNISTDataModule(pl.LightningDataModule):
         return {"seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to resume a run with another seed, which would mix two orders of the images.
+        """Refuse to go on with another seed in `fit`, which would mix two orders of the images.
 
         Raises:
             ValueError: If the seed is not the checkpoint's.
         """
-        if state_dict["seed"] != self.seed:
+        assert self.trainer is not None
+        if self.trainer.state.fn == "fit" and state_dict["seed"] != self.seed:
             raise ValueError(
                 f"the checkpoint's run has seed {state_dict['seed']}, this one {self.seed}: "
                 f"resume it with --seed_everything {state_dict['seed']}"
             )
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Turn a batch by index into pixels, float32 `(B, 1, 28, 28)` in [0, 1], and labels."""
+        if isinstance(batch, Tensor):
+            return batch  # the example input, which Lightning sends this way too, is pixels already
         images, labels, *matrices = batch
         pixels = to_pixels(images)
         return (warp(pixels, matrices[0]) if matrices else pixels), labels
 
-    def _batches(
-        self,
-        indices: np.ndarray,
-        batch_size: int,
-        shuffle_seed: int | None = None,
-        warp_ranges: dict[str, float] | None = None,
-        progress: Callable[[], tuple[int, int]] = lambda: (0, 0),
-    ) -> "Batches":
-        rank, num_ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return Batches(
-            self.images, self.labels, indices, batch_size, shuffle_seed, warp_ranges, rank, num_ranks, progress
-        )
+    def _batches(self, indices: np.ndarray, batch_size: int, **training: Any) -> "Batches":
+        batches = Batches(self.images, self.labels, indices, batch_size, **training)
+        if self.trainer:
+            batches.rank, batches.num_ranks = self.trainer.global_rank, self.trainer.world_size
+        return batches
 
     def _progress(self) -> tuple[int, int]:
-        """Return the epoch, and its steps that are done: more than 0 where a run resumes in the midst."""
+        """Return the epoch, and its steps that are done: not 0 where a run resumes in its midst."""
         if not self.trainer:
             return 0, 0
         loop = self.trainer.fit_loop
         return self.trainer.current_epoch, loop.epoch_loop.batch_progress.current.ready
 
 
+@dataclass
 class Batches:
-    """Batches of an in-memory dataset, each one index operation, shared between processes.
+    """Batches of images in memory, each one index operation, shared between processes.
 
-    An epoch visits every image of `indices` once, in `ceil(N / batch_size)` steps of nearly equal size: no
-    step is a small rest, and no rank has more steps than another, or an image twice.
+    An epoch visits every image of `indices` once, in `ceil(N / batch_size)` steps of nearly equal
+    size: no step is a small rest, and no rank has more steps than another.
 
-    Args:
+    Iterating yields this rank's share of each step, `(images, labels)` or, with warps, `(images,
+    labels, matrices)`: uint8 `(B, 28, 28)`, int64 `(B,)`, float32 `(B, 2, 3)`.
+
+    Attributes:
         images: uint8 `(M, 28, 28)`.
         labels: int64 `(M,)`, on the device of `images`.
         indices: int64 `(N,)`, the images to visit.
-        batch_size: Images a step at most, over all ranks.
-        shuffle_seed: Seed of the order and the warps of each epoch; None keeps the order of `indices`.
-        warp_ranges: Arguments of `affine_table`; None for no warp.
+        batch_size: Most images in a step, over all ranks.
+        shuffle_seed: Seed of each epoch's order and warps; None keeps the order of `indices`.
+        warp_ranges: Arguments of `affine_table`; None for no warps.
         rank: Which share of each step this process takes.
         num_ranks: Number of processes.
-        progress: Gives the epoch, and the steps of it that are done already; asked as an iteration starts.
-
-    Yields:
-        `(images, labels)`, or `(images, labels, matrices)` where there is a warp: uint8 `(B, 28, 28)`, int64
-        `(B,)`, float32 `(B, 2, 3)`.
+        progress: Gives the epoch, and how many of its steps are done; asked when iterating starts.
     """
 
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        indices: np.ndarray,
-        batch_size: int,
-        shuffle_seed: int | None = None,
-        warp_ranges: dict[str, float] | None = None,
-        rank: int = 0,
-        num_ranks: int = 1,
-        progress: Callable[[], tuple[int, int]] = lambda: (0, 0),
-    ) -> None:
-        self.images = images
-        self.labels = labels
-        self.indices = indices
-        self.batch_size = batch_size
-        self.shuffle_seed = shuffle_seed
-        self.warp_ranges = warp_ranges
-        self.rank = rank
-        self.num_ranks = num_ranks
-        self.progress = progress
+    images: Tensor
+    labels: Tensor
+    indices: np.ndarray
+    batch_size: int
+    shuffle_seed: int | None = None
+    warp_ranges: dict[str, float] | None = None
+    rank: int = 0
+    num_ranks: int = 1
+    progress: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
     def __len__(self) -> int:
         """Return the number of steps in an epoch."""
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        """Yield this rank's share of each step."""
+        """Yield this rank's share of each step that is left of the epoch."""
         epoch, steps_done = self.progress()
         device = self.images.device
         columns = [self.images, self.labels]
@@ -234,8 +234,7 @@ class Batches:
             order = np.random.default_rng((self.shuffle_seed, epoch, 0)).permutation(order)
             if self.warp_ranges:
                 rng = np.random.default_rng((self.shuffle_seed, epoch, 1))
-                table = affine_table(len(self.images), rng, **self.warp_ranges)
-                columns.append(table.to(device))
+                columns.append(affine_table(len(self.images), rng, **self.warp_ranges).to(device))
         visits = torch.from_numpy(order).to(device)
         num_shares = len(self) * self.num_ranks
         for share in range(steps_done * self.num_ranks + self.rank, num_shares, self.num_ranks):

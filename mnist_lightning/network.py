@@ -8,9 +8,9 @@ from torch import nn
 class ConvNet(nn.Sequential):
     """The article's CNN, with the batch norm that it describes.
 
-    For each entry of `channels`: two 3x3 convolutions without padding, each followed by batch norm
-    and ReLU, then a 2x2 max-pool. Then one hidden dense layer with batch norm, ReLU and dropout, and
-    the output layer. Takes float `(B, 1, 28, 28)` in [0, 1]; returns logits `(B, 10)`.
+    For each entry of `channels` two 3x3 convolutions without padding, each with batch norm and
+    ReLU, then a 2x2 max-pool; a hidden dense layer with batch norm, ReLU and dropout; the output
+    layer. Takes float `(B, 1, 28, 28)` in [0, 1], returns logits `(B, 10)`.
 
     Args:
         channels: Output channels of the convolutions in each block.
@@ -19,7 +19,8 @@ class ConvNet(nn.Sequential):
         batch_norm: False leaves out every batch norm, as the article's notebook does.
 
     Raises:
-        ValueError: If a size is below 1, `dropout` is not in [0, 1), or the blocks use up the image.
+        ValueError: If a size is below 1, there are no blocks or too many for the image, or
+            `dropout` is not in [0, 1).
     """
 
     def __init__(
@@ -31,28 +32,27 @@ class ConvNet(nn.Sequential):
     ) -> None:
         if min((*channels, hidden)) < 1:
             raise ValueError(f"channels {list(channels)} and hidden {hidden} must be 1 or more")
+        if len(channels) not in (1, 2):
+            raise ValueError(f"channels {list(channels)}: a 28x28 image has room for 1 or 2 blocks")
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout {dropout} must be in [0, 1)")
+            raise ValueError(f"dropout {dropout} must be in 0 to 1, 1 excluded")
 
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        size, width, conv = 28, 1, 0
-        for block, out in enumerate(channels, start=1):
-            for conv in (2 * block - 1, 2 * block):
-                layers[f"conv{conv}"] = nn.Conv2d(width, out, 3)
+        in_channels, size, i = 1, 28, 0
+        for block, out_channels in enumerate(channels, start=1):
+            for i in (2 * block - 1, 2 * block):
+                layers[f"conv{i}"] = nn.Conv2d(in_channels, out_channels, kernel_size=3)
                 if batch_norm:
-                    layers[f"norm{conv}"] = nn.BatchNorm2d(out)
-                layers[f"relu{conv}"] = nn.ReLU()
-                width = out
+                    layers[f"norm{i}"] = nn.BatchNorm2d(out_channels)
+                layers[f"relu{i}"] = nn.ReLU()
+                in_channels = out_channels
             layers[f"pool{block}"] = nn.MaxPool2d(2)
             size = (size - 4) // 2
-        if size < 1:
-            raise ValueError(f"channels {list(channels)}: a 28x28 image has room for 2 blocks at most")
-
         layers["flatten"] = nn.Flatten()
-        layers["dense1"] = nn.Linear(width * size * size, hidden)
+        layers["dense1"] = nn.Linear(in_channels * size * size, hidden)
         if batch_norm:
-            layers[f"norm{conv + 1}"] = nn.BatchNorm1d(hidden)
-        layers[f"relu{conv + 1}"] = nn.ReLU()
+            layers[f"norm{i + 1}"] = nn.BatchNorm1d(hidden)
+        layers[f"relu{i + 1}"] = nn.ReLU()
         layers["dropout"] = nn.Dropout(dropout)
         layers["dense2"] = nn.Linear(hidden, 10)
         super().__init__(layers)

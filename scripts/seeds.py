@@ -3,9 +3,9 @@
     python scripts/seeds.py base --seeds 0 1 2 3 4 --test --config configs/base.yaml
     python scripts/seeds.py base --show
 
-All that follows the options of this script goes to `fit` as it is. Seeds that have their line already are
-skipped, so a row can be continued after a kill, or on another day. `--test` reads the test set, once
-for each finished run, from its last checkpoint; without it only validation images are seen.
+What is no option of this script goes to `fit` as it is. Seeds that have their line already are
+skipped, so a row can be continued after a kill, or on another day. `--test` reads the test set,
+once for each finished run, with its last checkpoint; without it only validation images are seen.
 """
 
 import argparse
@@ -36,8 +36,12 @@ def run(row: str, seed: int, test: bool, fit_arguments: list[str]) -> dict[str, 
     init = "--trainer.logger.init_args"
     command = [sys.executable, "-m", "mnist_lightning", "fit", *fit_arguments]
     command += [f"--seed_everything={seed}", "--trainer.logger=TensorBoardLogger"]
-    command += [f"{init}.save_dir={folder.parent}", f"{init}.name=", f"{init}.version={folder.name}"]
-    command += [f"{init}.default_hp_metric=false", "--trainer.enable_progress_bar=false"]
+    command += [
+        f"{init}.save_dir={folder.parent}",
+        f"{init}.name=",
+        f"{init}.default_hp_metric=false",
+    ]
+    command += [f"{init}.version={folder.name}", "--trainer.enable_progress_bar=false"]
     started = time.time()
     subprocess.run(command, check=True)
     seconds = time.time() - started
