@@ -68,7 +68,7 @@ def main() -> None:
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
-    except (ValueError, OSError, MisconfigurationException) as error:
+    except (ValueError, OSError, ModuleNotFoundError, MisconfigurationException) as error:
         if isinstance(error, ValueError) and not _raised_here(error):
             raise
         sys.exit(f"error: {error}")
@@ -130,11 +130,12 @@ class CLI(LightningCLI):
         _take("data", saved, config, given, refuse=subcommand == "fit")
 
     def before_instantiate_classes(self) -> None:
-        """Let `fit` keep checkpoints, curves and its config, and the others leave nothing behind."""
+        """Let `fit` keep checkpoints and curves, and the others leave nothing behind."""
         config = self.config[self.subcommand]
         if self.subcommand == "fit":
-            validates = config.data.val_size > 0 and config.trainer.limit_val_batches != 0
-            self.checkpoints = checkpoints(validates)
+            if not config.data.val_size:
+                config.trainer.limit_val_batches = 0
+            self.checkpoints = checkpoints(validates=config.trainer.limit_val_batches != 0)
             self.trainer_defaults["callbacks"] = [*self.checkpoints, Throughput()]
         else:
             config.trainer.logger = config.trainer.enable_checkpointing = False

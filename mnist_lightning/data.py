@@ -245,6 +245,8 @@ class Batches:
 def stratified_sample(labels: np.ndarray, indices: np.ndarray, size: int, seed: int) -> np.ndarray:
     """Choose images at random so that each class keeps its share, to within one image.
 
+    A smaller sample of the same seed is part of a larger one.
+
     Args:
         labels: int `(M,)`, the class of every image.
         indices: int `(N,)`, the images to choose from.
@@ -256,9 +258,12 @@ def stratified_sample(labels: np.ndarray, indices: np.ndarray, size: int, seed: 
     """
     shuffled = np.random.default_rng(seed).permutation(indices)
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    # Evenly spaced places in a list sorted by class hit each class in proportion to its length.
-    places = (np.arange(size) * len(indices) + len(indices) // 2) // max(size, 1)
-    return np.sort(by_class[places])
+    classes = labels[by_class]
+    counts = np.bincount(classes)
+    starts = np.cumsum(counts) - counts
+    # How far down its class each image stands, 0 to 1: all classes are used up at one pace.
+    depth = (np.arange(len(classes)) - starts[classes] + 0.5) / counts[classes]
+    return np.sort(by_class[np.argsort(depth, kind="stable")[:size]])
 
 
 def _torchvision_class(name: str) -> Any:

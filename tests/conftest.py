@@ -1,0 +1,44 @@
+"""What several tests share: the data, prepared once, and the real command line."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mnist_lightning.data import MNISTDataModule
+
+# LightningCLI 2.6 calls what newer jsonargparse deprecates; users do not see these warnings.
+os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SMOKE = ["--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / "smoke.yaml")]
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a folder with MNIST in it."""
+    folder = str(tmp_path_factory.mktemp("data"))
+    MNISTDataModule(folder).prepare_data()
+    return folder
+
+
+def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run `python -m mnist_lightning` in a process of its own, as a user does."""
+    command = [sys.executable, "-m", "mnist_lightning", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture(scope="session")
+def smoke(root: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a finished run of seconds, made by the real command."""
+    cwd = tmp_path_factory.mktemp("smoke")
+    done = run("fit", *SMOKE, "--data.root", root, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    (cwd / "stdout.txt").write_text(done.stdout)
+    (cwd / "stderr.txt").write_text(done.stderr)
+    return cwd

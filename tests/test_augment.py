@@ -1,0 +1,115 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import affine
+
+from mnist_lightning.augment import affine_table, to_pixels, warp
+from mnist_lightning.data import MNISTDataModule
+
+ARTICLE = {"rotation": 8.0, "shift": 0.08, "shear": 0.3, "zoom": 0.08}
+NOTHING = {"rotation": 0.0, "shift": 0.0, "shear": 0.0, "zoom": 0.0}
+
+
+@pytest.fixture(scope="module")
+def pixels(root: str) -> torch.Tensor:
+    data = MNISTDataModule(root)
+    data.setup("test")
+    return to_pixels(data.images[:64])
+
+
+def by_torchvision(pixels: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor | None:
+    """Warp one image with torchvision's own parameters for a matrix, where it has such."""
+    inverse = matrix[:, :2].double()
+    # torchvision moves the input to the output: angle, translation, one scale, two shears.
+    forward = torch.linalg.inv(inverse)
+    scale = math.sqrt(torch.linalg.det(forward))
+    column = torch.linalg.vector_norm(forward[:, 0]).item()
+    if column < scale:
+        return None  # its shears only stretch
+    direction = math.atan2(forward[1, 0], forward[0, 0])
+    for shear_y in (math.acos(scale / column), -math.acos(scale / column)):
+        angle = direction + shear_y
+        # Its second column: scale * (-sin angle, cos angle), less the first one times tan(shear_x).
+        upright = scale * torch.tensor([-math.sin(angle), math.cos(angle)], dtype=torch.float64)
+        difference = upright - forward[:, 1]
+        tan_shear_x = (difference @ forward[:, 0]).item() / column**2
+        if torch.allclose(difference, tan_shear_x * forward[:, 0], atol=1e-6):
+            break
+    else:
+        raise AssertionError("no shear gives this matrix")
+    shift = -forward @ matrix[:, 2].double() * 14
+    shears = [math.degrees(math.atan(tan_shear_x)), math.degrees(shear_y)]
+    return affine(
+        pixels,
+        angle=math.degrees(angle),
+        translate=shift.tolist(),  # type: ignore[arg-type]
+        scale=scale,
+        shear=shears,
+        interpolation=InterpolationMode.BILINEAR,
+    )
+
+
+@pytest.mark.parametrize("ranges", [ARTICLE, *({**NOTHING, k: v} for k, v in ARTICLE.items())])
+def test_each_image_is_warped_as_torchvision_warps_it(
+    pixels: torch.Tensor, ranges: dict[str, float]
+) -> None:
+    table = affine_table(len(pixels), np.random.default_rng(0), **ranges)
+    warped = warp(pixels, table)
+    pairs = [
+        (ours, theirs)
+        for ours, image, matrix in zip(warped, pixels, table, strict=True)
+        if (theirs := by_torchvision(image, matrix)) is not None
+    ]
+    assert len(pairs) >= 20
+    for ours, theirs in pairs:
+        # In grey levels of 255, at most one: float32 places differ in their last bits.
+        assert (ours - theirs).abs().max() < 1 / 255
+    assert not torch.equal(warped, pixels)
+
+
+def test_matrices_compose_as_keras_composes_them() -> None:
+    n = 50
+    table = affine_table(n, np.random.default_rng(3), **ARTICLE).double().numpy()
+    draws = np.random.default_rng(3).uniform(-1, 1, (6, n))
+    for matrix, (angle, width, height, shear, zoom_x, zoom_y) in zip(table, draws.T, strict=True):
+        a, h = math.radians(8 * angle), 0.3 * shear
+        # Keras 2.0.x, keras/preprocessing/image.py, random_transform: (row, column, 1), in pixels.
+        rotation = [[math.cos(a), -math.sin(a), 0], [math.sin(a), math.cos(a), 0], [0, 0, 1]]
+        shift = [[1, 0, 0.08 * height * 28], [0, 1, 0.08 * width * 28], [0, 0, 1]]
+        sheared = [[1, -math.sin(h), 0], [0, math.cos(h), 0], [0, 0, 1]]
+        zoom = np.diag([1 + 0.08 * zoom_y, 1 + 0.08 * zoom_x, 1])
+        keras = np.array(rotation) @ shift @ sheared @ zoom
+        ours = matrix[::-1, [1, 0, 2]] * [1, 1, 14]
+        np.testing.assert_allclose(ours, keras[:2], atol=1e-5)
+
+
+def test_no_range_gives_the_image_itself(pixels: torch.Tensor) -> None:
+    table = affine_table(len(pixels), np.random.default_rng(0), **NOTHING)
+    torch.testing.assert_close(warp(pixels, table), pixels, atol=1e-5, rtol=0)
+
+
+def test_switching_one_part_off_leaves_the_others() -> None:
+    whole = affine_table(9, np.random.default_rng(1), **{**NOTHING, "rotation": 8.0, "shift": 0.1})
+    part = affine_table(9, np.random.default_rng(1), **{**NOTHING, "rotation": 8.0})
+    torch.testing.assert_close(whole[:, :, :2], part[:, :, :2])
+    assert not part[:, :, 2].any() and whole[:, :, 2].all()
+
+
+def test_parameters_fill_their_ranges_and_stay_inside() -> None:
+    shifts = affine_table(10_000, np.random.default_rng(0), **{**NOTHING, "shift": 0.08})[:, :, 2]
+    assert 0.155 < shifts.max() <= 0.16 and -0.16 <= shifts.min() < -0.155  # 2 units a width
+    zoom = affine_table(10_000, np.random.default_rng(0), **{**NOTHING, "zoom": 0.08})
+    scale_x, scale_y = zoom[:, 0, 0], zoom[:, 1, 1]
+    assert 0.92 <= scale_x.min() < 0.921 and 1.079 < scale_y.max() <= 1.08
+    assert abs(np.corrcoef(scale_x, scale_y)[0, 1]) < 0.05  # drawn separately
+
+
+def test_pixels_are_the_bytes_over_255() -> None:
+    images = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16)
+    pixels = to_pixels(images)
+    assert pixels.shape == (1, 1, 16, 16) and pixels.dtype == torch.float32
+    assert pixels.min() == 0 and pixels.max() == 1
+    assert torch.equal((pixels * 255).round().byte()[:, 0], images)

@@ -1,0 +1,63 @@
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from mnist_lightning.checkpoint import load, read_checkpoint
+
+
+def test_load_gives_the_network_ready_to_use(smoke: Path) -> None:
+    path = smoke / "runs/smoke/version_0/checkpoints/best.ckpt"
+    network = load(path)
+    assert not network.training
+    weights = read_checkpoint(path)["state_dict"]
+    assert torch.equal(network.conv1.weight, weights["network.conv1.weight"])
+
+
+def test_hyperparameters_are_plain(smoke: Path) -> None:
+    checkpoint = read_checkpoint(smoke / "runs/smoke/version_0/checkpoints/last.ckpt")
+    hparams = checkpoint["hyper_parameters"] | checkpoint["datamodule_hyper_parameters"]
+    plain = (int, float, str, bool, type(None))
+    for value in hparams.values():
+        values = value if isinstance(value, tuple | list) else [value]
+        assert all(isinstance(v, plain) for v in values)
+
+
+class Payload:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [b"", b"<html>Not Found</html>", b"PK\x03\x04 half a zip", pickle.dumps([1])],
+    ids=["empty", "html", "truncated", "other"],
+)
+def test_what_is_no_checkpoint_is_named(tmp_path: Path, contents: bytes) -> None:
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(contents)
+    with pytest.raises(ValueError, match="x.ckpt is not a checkpoint"):
+        load(path)
+
+
+def test_another_projects_checkpoint_is_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "x.ckpt")
+    with pytest.raises(ValueError, match="x.ckpt is not a checkpoint of mnist_lightning"):
+        load(tmp_path / "x.ckpt")
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
+    torch.save({"state_dict": Payload(tmp_path / "it ran")}, tmp_path / "x.ckpt")
+    with pytest.raises(ValueError, match="not a checkpoint"):
+        load(tmp_path / "x.ckpt")
+    assert not (tmp_path / "it ran").exists()
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint file"):
+        load(tmp_path / "x.ckpt")

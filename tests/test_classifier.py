@@ -1,0 +1,108 @@
+import lightning.pytorch as pl
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mnist_lightning.classifier import MNISTClassifier
+from mnist_lightning.data import MNISTDataModule
+
+
+def small(**arguments: object) -> MNISTClassifier:
+    return MNISTClassifier(channels=(2, 2), hidden=4, **arguments)  # type: ignore[arg-type]
+
+
+def trainer(**arguments: object) -> pl.Trainer:
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    quiet |= {"enable_model_summary": False, "accelerator": "cpu"}
+    return pl.Trainer(**quiet, **arguments)  # type: ignore[arg-type]
+
+
+class Watch(pl.Callback):
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.dropped: list[int] = []
+        self.losses: list[float] = []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        self.dropped.append(int(torch.rand(1) * 2**24))
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
+        self.losses.append(outputs["loss"].item())
+
+
+def test_one_cycle_spans_all_steps_and_peaks_at_the_learning_rate(root: str) -> None:
+    watch, data = Watch(), MNISTDataModule(root, train_size=1280, val_size=100)
+    trainer(max_epochs=2, callbacks=[watch]).fit(small(learning_rate=0.01), data)
+    rates = watch.rates
+    assert len(rates) == 20
+    assert max(rates) == pytest.approx(0.01) and rates.index(max(rates)) == 5
+    assert rates[0] == pytest.approx(0.01 / 25) and rates[-1] < 1e-5
+
+
+def test_constant_schedule_keeps_the_learning_rate(root: str) -> None:
+    watch, data = Watch(), MNISTDataModule(root, train_size=512, val_size=100)
+    trainer(max_epochs=1, callbacks=[watch]).fit(small(schedule="constant"), data)
+    assert watch.rates == [3e-3] * 4
+
+
+def test_metrics_count_every_image_once_whatever_the_batches(root: str) -> None:
+    torch.manual_seed(0)
+    classifier = small().eval()
+    data = MNISTDataModule(root, eval_batch_size=1500)  # 7 steps, not all of one size
+    logged = trainer().test(classifier, data, verbose=False)[0]
+    assert list(logged) == ["test/accuracy", "test/calibration_error", "test/loss", "test/errors"]
+
+    data.setup("test")
+    with torch.no_grad():
+        logits = classifier(data.images.unsqueeze(1) / 255)
+    hits = logits.argmax(1) == data.labels
+    assert logged["test/errors"] == (~hits).sum()
+    assert logged["test/accuracy"] == pytest.approx(hits.double().mean().item(), abs=1e-7)
+    assert logged["test/loss"] == pytest.approx(F.cross_entropy(logits, data.labels).item(), 1e-5)
+    # Expected calibration error: confidence against accuracy in 15 bins, weighted by their size.
+    confidence = logits.softmax(1).amax(1)
+    error = sum(
+        abs(confidence[inside].double().mean() - hits[inside].double().mean())
+        * inside.sum()
+        / 10_000
+        for i in range(15)
+        if (inside := (confidence > i / 15) & (confidence <= (i + 1) / 15)).any()
+    )
+    assert logged["test/calibration_error"] == pytest.approx(float(error), abs=1e-4)
+
+
+def test_predict_gives_probabilities_in_the_order_of_the_images(root: str) -> None:
+    classifier, data = small(), MNISTDataModule(root)
+    probabilities = torch.cat(trainer().predict(classifier, data))  # type: ignore[arg-type]
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(10_000))
+    with torch.no_grad():
+        logits = classifier.eval()(data.images[5000:5010].unsqueeze(1) / 255)
+    torch.testing.assert_close(probabilities[5000:5010], logits.softmax(1))
+
+
+def test_a_seed_gives_one_run_to_the_bit_and_another_seed_another(root: str) -> None:
+    def losses(seed: int) -> tuple[list[float], list[int]]:
+        watch, data = Watch(), MNISTDataModule(root, train_size=512, val_size=100)
+        pl.seed_everything(seed, verbose=False)
+        trainer(max_epochs=2, callbacks=[watch]).fit(small(), data)
+        return watch.losses, watch.dropped
+
+    first, again, other = losses(3), losses(3), losses(4)
+    assert first == again and first[0] != other[0]
+    assert len(set(first[1])) == 8  # no step repeats another's random numbers
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
+def test_impossible_learning_rates_are_refused(rate: float) -> None:
+    with pytest.raises(ValueError, match="must be a finite number above 0"):
+        small(learning_rate=rate)
+
+
+def test_a_short_training_learns_as_much_as_it_should(root: str) -> None:
+    # A floor against a broken network or optimizer, a ceiling against labels that leak.
+    data = MNISTDataModule(root, train_size=6000, val_size=2000, batch_size=64)
+    pl.seed_everything(0, verbose=False)
+    run = trainer(max_epochs=2)
+    run.fit(MNISTClassifier(channels=(8, 16), hidden=64, learning_rate=0.01), data)
+    assert 0.95 < run.callback_metrics["val/accuracy"] < 0.985

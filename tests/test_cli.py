@@ -1,0 +1,178 @@
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import CONFIGS, SMOKE
+
+from mnist_lightning import cli
+
+CHECKPOINT = "runs/smoke/version_0/checkpoints/best.ckpt"
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int | str | None:
+    """Run the command line in this process; return what it exits with, 0 where it just ends."""
+    monkeypatch.setattr(sys, "argv", ["python -m mnist_lightning", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as exit_:
+        return exit_.code
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fit", "--model.learning_rate=-1"], "learning_rate -1.0 must be"),
+        (["fit", "--model.learning_rate=.nan"], "learning_rate nan must be"),
+        (["fit", "--model.learning_rate=fast"], "model.learning_rate"),
+        (["fit", "--model.lr=1"], "--model.lr=1"),
+        (["fit", "--model.schedule=cosine"], "one_cycle"),
+        (["fit", "--model.channels=[8,8,8]"], "room for 1 or 2 blocks"),
+        (["fit", "--data.dataset=CIFAR10"], "FashionMNIST"),
+        (["fit", "--data.val_size=60000"], "val_size 60000 must be in 0 to 59,999"),
+        (["fit", "--data.batch_size=2.5"], "data.batch_size"),
+        (["fit", "--config=missing.yaml"], "missing.yaml"),
+        (["fit", "--ckpt_path=missing.ckpt"], "there is no checkpoint file missing.ckpt"),
+        (["fit", "--ckpt_path=last"], "there is no checkpoint file last"),
+        (["fit", "--seed_everything=-1"], "seed_everything"),
+        (["fit", "--seed_everything=true"], "seed_everything"),
+        (["fit", "--trainer.accelerator=tpu"], "torch_xla"),
+        (["test"], "test needs --ckpt_path FILE"),
+        (["predict"], "predict needs --ckpt_path FILE"),
+        (["train"], "invalid choice: 'train'"),
+        ([], "subcommand"),
+    ],
+)
+def test_a_mistake_gives_one_line_and_leaves_nothing(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = call(monkeypatch, *arguments)
+    message = code if isinstance(code, str) else capsys.readouterr().err
+    assert code not in (0, None)
+    assert message.startswith("error: ") and words in message
+    assert message.strip().count("\n") == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_library_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: cli.CLI) -> None:
+        int("a bug, not a user's mistake")
+
+    monkeypatch.setattr(cli.CLI, "before_instantiate_classes", fail)
+    monkeypatch.setattr(cli, "_raised_here", lambda error: False)
+    with pytest.raises(ValueError, match="a bug"):
+        call(monkeypatch, "fit")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fit", "--model.hidden=512"], "model.hidden is 512 here and 16 in the checkpoint"),
+        (["fit", "--model.learning_rate=0.5"], "model.learning_rate is 0.5 here and 0.003"),
+        (["fit", "--data.zoom=0"], "data.zoom is 0.0 here and 0.08"),
+        (["fit", *SMOKE, "--seed_everything=7"], "has seed 42, this one 7"),
+        (["fit", *SMOKE, "--trainer.max_epochs=3"], "ends after 8 steps, this run after 12"),
+        (["test", "--config", str(CONFIGS / "base.yaml")], "model.channels is (32, 64) here"),
+        (["predict", "--output=nowhere/p.csv"], "output: there is no folder nowhere"),
+    ],
+)
+def test_what_contradicts_the_checkpoint_is_refused(
+    arguments: list[str],
+    words: str,
+    smoke: Path,
+    root: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = call(monkeypatch, *arguments, "--ckpt_path", smoke / CHECKPOINT, "--data.root", root)
+    assert isinstance(message, str) and message.startswith("error: ") and words in message
+
+
+def test_another_split_for_test_is_reported(
+    smoke: Path,
+    root: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    where = ["--ckpt_path", smoke / CHECKPOINT, "--data.root", root]
+    assert call(monkeypatch, "validate", "--data.val_size=400", *where) == 0
+    captured = capsys.readouterr()
+    assert "note: data.val_size is 400 here and 500 in the checkpoint" in captured.err
+    assert "val/accuracy" in captured.out
+
+
+def test_validate_without_validation_images_is_refused(
+    smoke: Path, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = ["--ckpt_path", smoke / CHECKPOINT, "--data.root", root]
+    message = call(monkeypatch, "validate", "--data.val_size=0", *where)
+    assert message == "error: there are no validation images: data.val_size is 0"
+
+
+def test_predict_writes_every_test_images_probabilities(
+    smoke: Path, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, "predict", "--ckpt_path", smoke / CHECKPOINT, "--data.root", root) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
+    with open("predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["image"]) for row in rows] == list(range(10_000))
+    for row in rows[:50]:
+        probabilities = [float(row[f"p{digit}"]) for digit in range(10)]
+        assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+        assert int(row["digit"]) == probabilities.index(max(probabilities))
+
+
+# -- configs
+
+
+def printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
+) -> dict:
+    assert call(monkeypatch, "fit", *arguments, "--print_config") == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def test_base_yaml_states_the_defaults(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    defaults = printed(monkeypatch, capsys)
+    base = printed(monkeypatch, capsys, "--config", CONFIGS / "base.yaml")
+    base["trainer"]["logger"]["init_args"]["name"] = "mnist"
+    assert base == defaults
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_config_lies_over_base(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = printed(monkeypatch, capsys, "--config", CONFIGS / "base.yaml", "--config", path)
+    assert config["trainer"]["logger"]["init_args"]["name"] == path.stem
+    assert config["trainer"]["logger"]["init_args"]["save_dir"] == "runs"
+
+
+def test_a_flag_after_a_config_wins(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = printed(monkeypatch, capsys, *SMOKE, "--model.hidden=7")
+    assert config["model"]["hidden"] == 7 and config["model"]["channels"] == [4, 8]
+
+
+def test_help_fits_on_a_screen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "--help") == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("fit", "validate", "test", "predict"))
+    assert out.count("\n") < 40
+    assert call(monkeypatch, "fit", "--help") == 0
+    assert "--data.shear SHEAR" in capsys.readouterr().out

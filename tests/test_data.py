@@ -1,0 +1,272 @@
+import gzip
+import hashlib
+import os
+import shutil
+import stat
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision import datasets
+
+from mnist_lightning.data import ARCHIVES, Batches, MNISTDataModule, stratified_sample
+
+UNPACKED_MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+def assert_whole(root: str | Path) -> None:
+    folder = Path(root) / "MNIST" / "raw"
+    names = [*UNPACKED_MD5, *(f"{name}.gz" for name in UNPACKED_MD5)]
+    assert sorted(os.listdir(folder)) == sorted(names)  # and no temporary file
+    for name, md5 in UNPACKED_MD5.items():
+        assert hashlib.md5((folder / name).read_bytes()).hexdigest() == md5
+
+
+def fit_data(root: str, **arguments: object) -> MNISTDataModule:
+    data = MNISTDataModule(root, **arguments)  # type: ignore[arg-type]
+    data.setup("fit")
+    return data
+
+
+# -- files
+
+
+def test_shipped_archives_are_the_canonical_ones() -> None:
+    for name, md5 in datasets.MNIST.resources:
+        assert hashlib.md5((ARCHIVES / name).read_bytes()).hexdigest() == md5
+
+
+def test_prepare_data_fills_an_empty_folder_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.MNIST, "mirrors", [])
+    MNISTDataModule(str(tmp_path)).prepare_data()
+    assert_whole(tmp_path)
+    torchvisions = datasets.MNIST(tmp_path, train=False)
+    assert len(torchvisions) == 10_000
+
+
+@pytest.mark.parametrize("name", ["train-labels-idx1-ubyte", "t10k-images-idx3-ubyte.gz"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: None,
+        lambda whole: b"",
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:],
+        lambda whole: b"<html>404 Not Found</html>",
+    ],
+    ids=["missing", "empty", "truncated", "bit-flipped", "html"],
+)
+def test_a_damaged_file_is_repaired(root: str, tmp_path: Path, name: str, damage) -> None:  # type: ignore[no-untyped-def]
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "MNIST" / "raw" / name
+    contents = damage(file.read_bytes())
+    file.unlink() if contents is None else file.write_bytes(contents)
+    MNISTDataModule(str(tmp_path)).prepare_data()
+    assert_whole(tmp_path)
+
+
+def test_whole_files_are_left_alone(root: str) -> None:
+    folder = Path(root) / "MNIST" / "raw"
+    before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+    MNISTDataModule(root).prepare_data()
+    assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == before
+    assert {stat.S_IMODE(file.stat().st_mode) for file in before} == {0o644}
+
+
+def test_offline_another_dataset_names_its_files_folder_and_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.KMNIST, "mirrors", ["http://127.0.0.1:9/kmnist/"])
+    with pytest.raises(OSError) as caught:
+        MNISTDataModule(str(tmp_path), dataset="KMNIST").prepare_data()
+    message = str(caught.value)
+    assert "\n" not in message
+    for words in ("train-images-idx3-ubyte.gz", f"{tmp_path}/KMNIST/raw", "http://127.0.0.1:9"):
+        assert words in message
+
+
+def test_another_dataset_is_read_from_the_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    resources = []
+    for name, n in (("train", 60_000), ("t10k", 10_000)):
+        images = b"\0\0\x08\x03" + n.to_bytes(4) + 2 * (28).to_bytes(4) + bytes(n * 784)
+        labels = b"\0\0\x08\x01" + n.to_bytes(4) + bytes(i % 10 for i in range(n))
+        for kind, contents in (("images-idx3", images), ("labels-idx1", labels)):
+            archive = gzip.compress(contents, compresslevel=1)
+            (folder / f"{name}-{kind}-ubyte.gz").write_bytes(archive)
+            resources.append((f"{name}-{kind}-ubyte.gz", hashlib.md5(archive).hexdigest()))
+    monkeypatch.setattr(datasets.FashionMNIST, "resources", resources)
+    monkeypatch.setattr(datasets.FashionMNIST, "mirrors", [])
+    data = MNISTDataModule(str(tmp_path), dataset="FashionMNIST")
+    data.prepare_data()
+    data.setup("fit")
+    assert len(data.train_indices) == 55_000
+
+
+# -- split
+
+
+def test_test_loader_scores_every_image_once_in_order(root: str) -> None:
+    data = MNISTDataModule(root)
+    data.setup("test")
+    batches = list(data.test_dataloader())
+    expected = datasets.MNIST(root, train=False)
+    assert torch.equal(torch.cat([images for images, _ in batches]), expected.data)
+    assert torch.equal(torch.cat([labels for _, labels in batches]), expected.targets)
+
+
+def test_split_is_disjoint_stratified_and_the_same_for_every_seed(root: str) -> None:
+    data = fit_data(root)
+    assert len(data.val_indices) == 5000 and len(data.train_indices) == 55_000
+    assert not np.intersect1d(data.val_indices, data.train_indices).size
+    classes = data.labels.numpy()
+    held_out, all_ = Counter(classes[data.val_indices]), Counter(classes)
+    assert all(abs(held_out[c] - all_[c] / 12) <= 1 for c in range(10))
+
+    torch.manual_seed(7)
+    again = fit_data(root)
+    again.setup("validate")
+    assert np.array_equal(again.val_indices, data.val_indices)
+    other = fit_data(root, split_seed=1)
+    assert not np.array_equal(other.val_indices, data.val_indices)
+
+
+def test_train_size_changes_the_training_images_alone(root: str) -> None:
+    data, few = fit_data(root), fit_data(root, train_size=100)
+    assert np.array_equal(few.val_indices, data.val_indices)
+    assert len(few.train_indices) == 100 and np.isin(few.train_indices, data.train_indices).all()
+    counts = Counter(few.labels.numpy()[few.train_indices])
+    assert set(counts) == set(range(10)) and max(counts.values()) <= 13
+
+
+def test_val_size_0_trains_on_all_images(root: str) -> None:
+    data = fit_data(root, val_size=0)
+    assert len(data.train_indices) == 60_000
+    assert data.val_dataloader() == []
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 59, 60])
+def test_stratified_sample_takes_as_many_as_asked_for(size: int) -> None:
+    labels = np.repeat([0, 1, 2], [10, 20, 30])
+    sample = stratified_sample(labels, np.arange(60), size, seed=0)
+    assert len(np.unique(sample)) == size
+
+
+# -- order and warps
+
+
+def toy(n: int = 103, **arguments: object) -> Batches:
+    images = torch.arange(n * 784).reshape(n, 28, 28).byte()
+    values = {"batch_size": 16, "shuffle_seed": 5, **arguments}
+    return Batches(images, torch.arange(n), np.arange(n), **values)  # type: ignore[arg-type]
+
+
+def order(batches: Batches) -> list[int]:
+    return torch.cat([batch[1] for batch in batches]).tolist()
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_ranks_share_each_step_of_one_order(num_ranks: int) -> None:
+    ranks = [list(toy(rank=rank, num_ranks=num_ranks)) for rank in range(num_ranks)]
+    assert {len(steps) for steps in ranks} == {7}  # the same for each, or a rank would wait
+    sizes = [len(step[1]) for steps in ranks for step in steps]
+    assert max(sizes) - min(sizes) <= 1
+    together = [int(label) for step in zip(*ranks, strict=True) for b in step for label in b[1]]
+    assert together == order(toy())
+    assert sorted(together) == list(range(103))
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    first = order(toy())
+    assert first == order(toy(batch_size=50)) == order(toy())
+    assert first != order(toy(shuffle_seed=6))
+    assert first != order(toy(progress=lambda: (1, 0)))
+
+
+def test_a_resumed_epoch_goes_on_at_its_step() -> None:
+    whole = [batch[1] for batch in toy(progress=lambda: (3, 0))]
+    rest = [batch[1] for batch in toy(progress=lambda: (3, 4))]
+    assert len(rest) == 3
+    assert all(torch.equal(a, b) for a, b in zip(whole[4:], rest, strict=True))
+
+
+def test_a_warp_belongs_to_an_image_and_an_epoch(root: str) -> None:
+    def warps(**arguments: object) -> dict[bytes, bytes]:
+        data = fit_data(root, **{"train_size": 200, **arguments})
+        batches = data.train_dataloader()
+        return {
+            image.numpy().tobytes(): matrix.numpy().tobytes()
+            for images, _, matrices in batches
+            for image, matrix in zip(images, matrices, strict=True)
+        }
+
+    torch.manual_seed(1)
+    one, other = warps(), warps(batch_size=32, train_size=400)
+    shared = one.keys() & other.keys()
+    assert len(shared) > 0 and all(one[image] == other[image] for image in shared)
+    assert len(set(one.values())) == 200  # each its own
+    torch.manual_seed(2)
+    assert set(warps().values()).isdisjoint(one.values())
+
+
+def test_no_ranges_make_no_warps(root: str) -> None:
+    data = fit_data(root, rotation=0, shift=0, shear=0, zoom=0)
+    batch = next(iter(data.train_dataloader()))
+    assert len(batch) == 2
+    pixels, _ = data.on_after_batch_transfer(batch, 0)
+    assert torch.equal((pixels[:, 0] * 255).round().byte(), batch[0])
+
+
+def test_training_pixels_are_warped_and_validation_pixels_are_not(root: str) -> None:
+    data = fit_data(root)
+    batch = next(iter(data.train_dataloader()))
+    pixels, labels = data.on_after_batch_transfer(batch, 0)
+    assert pixels.shape == (len(labels), 1, 28, 28) and pixels.dtype == torch.float32
+    assert 0 <= pixels.min() and pixels.max() <= 1
+    assert not torch.equal((pixels[:, 0] * 255).round().byte(), batch[0])
+    val_batch = next(iter(data.val_dataloader()))
+    pixels, _ = data.on_after_batch_transfer(val_batch, 0)
+    assert torch.equal((pixels[:, 0] * 255).round().byte(), val_batch[0])
+
+
+# -- mistakes
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"batch_size": 1},
+        {"eval_batch_size": 0},
+        {"val_size": -1},
+        {"val_size": 60_000},
+        {"train_size": 55_001},
+        {"train_size": 1},
+        {"split_seed": -1},
+        {"rotation": -1.0},
+        {"rotation": float("nan")},
+        {"shift": 1.5},
+        {"shear": 2.0},
+        {"zoom": 1.0},
+    ],
+)
+def test_values_out_of_range_are_refused(arguments: dict) -> None:
+    (name, value) = next(iter(arguments.items()))
+    with pytest.raises(ValueError, match=f"^{name} {value} must be "):
+        MNISTDataModule(**arguments)
+
+
+def test_a_step_of_one_image_is_refused_before_batch_norm_fails(root: str) -> None:
+    with pytest.raises(ValueError, match="less than the 2 images"):
+        fit_data(root, train_size=3, batch_size=2).train_dataloader()

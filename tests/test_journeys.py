@@ -1,0 +1,131 @@
+"""What a user does, from end to end, with the real command line and the real data."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import CONFIGS, SMOKE, run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def test_fit_puts_all_it_makes_in_one_folder(smoke: Path) -> None:
+    folder = smoke / "runs/smoke/version_0"
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "checkpoints"} < names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["model"]["channels"] == [4, 8] and config["seed_everything"] == 42
+
+
+def test_fit_shows_no_warning(smoke: Path) -> None:
+    assert "warn" not in (smoke / "stderr.txt").read_text().lower()
+    assert "Traceback" not in (smoke / "stderr.txt").read_text()
+
+
+def test_the_lines_that_fit_prints_can_be_run(smoke: Path, root: str) -> None:
+    lines = (smoke / "stdout.txt").read_text().splitlines()[-3:]
+    assert lines[0] == "checkpoint  runs/smoke/version_0/checkpoints/best.ckpt"
+    assert lines[2] == f"see curves  {sys.executable} -m tensorboard.main --logdir runs"
+    command = lines[1].removeprefix("test it     ")
+    before = sorted(smoke.rglob("*"))
+    done = subprocess.run(
+        f"{command} --data.root {root}", shell=True, cwd=smoke, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"test/accuracy\s+0\.\d+", done.stdout)
+    assert "warn" not in done.stderr.lower()
+    assert sorted(smoke.rglob("*")) == before  # and nothing new lies there
+
+
+def test_tensorboard_reads_the_curves(smoke: Path) -> None:
+    scalars = EventAccumulator(str(smoke / "runs/smoke/version_0")).Reload()
+    counts = {name: len(scalars.Scalars(name)) for name in scalars.Tags()["scalars"]}
+    assert counts.pop("epoch") > 0
+    assert counts == {
+        **dict.fromkeys(["train/loss", "train/accuracy", "train/learning_rate"], 8),
+        "train/images_per_second": 2,
+        **{f"val/{name}": 2 for name in ("accuracy", "calibration_error", "errors", "loss")},
+    }
+
+
+def test_last_is_the_last_epoch_even_when_it_is_worse(smoke: Path, root: str) -> None:
+    from mnist_lightning.checkpoint import read_checkpoint
+
+    folder = smoke / "runs/smoke/version_0"
+    steps = {
+        name: read_checkpoint(folder / "checkpoints" / f"{name}.ckpt")["global_step"]
+        for name in ("best", "last")
+    }
+    accuracies = [
+        event.value for event in EventAccumulator(str(folder)).Reload().Scalars("val/accuracy")
+    ]
+    assert steps["last"] == 8
+    assert steps["best"] == 4 * (1 + accuracies.index(max(accuracies)))
+
+
+def test_two_processes_train_one_network(root: str, tmp_path: Path) -> None:
+    two = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--data.root", root]
+    done = run("fit", *SMOKE, *two, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "runs/smoke").iterdir()] == ["version_0"]
+    assert done.stdout.count("checkpoint  runs/smoke") == 1
+
+    path = tmp_path / "runs/smoke/version_0/checkpoints/last.ckpt"
+    one = ["--trainer.accelerator=cpu", "--data.root", root]
+    outputs = [run("test", "--ckpt_path", path, *how, cwd=tmp_path).stdout for how in (one, two)]
+    errors = [re.search(r"test/errors\s+([\d.]+)", out) for out in outputs]
+    assert errors[0] and errors[1] and errors[0][1] == errors[1][1]
+
+    files = ["one.csv", "two.csv"]
+    for file, how in zip(files, (one, two), strict=True):
+        run("predict", "--ckpt_path", path, "--output", file, *how, cwd=tmp_path)
+    digits = [[row.split(",")[:2] for row in (tmp_path / f).read_text().split()] for f in files]
+    assert digits[0] == digits[1] and len(digits[0]) == 10_001
+
+
+def test_half_precision_and_all_images_train(root: str, tmp_path: Path) -> None:
+    options = ["--trainer.precision=bf16-mixed", "--data.val_size=0", "--trainer.max_epochs=1"]
+    done = run("fit", *SMOKE, *options, "--data.root", root, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "checkpoint  runs/smoke/version_0/checkpoints/last.ckpt" in done.stdout
+    kept = (tmp_path / "runs/smoke/version_0/checkpoints").iterdir()
+    assert [path.name for path in kept] == ["last.ckpt"]
+
+
+def test_the_wheel_trains_outside_the_repository(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    wheel = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
+    subprocess.run([*pip, *wheel, str(REPOSITORY)], check=True)
+    (built,) = tmp_path.glob("mnist_lightning-*.whl")
+    site = tmp_path / "site"
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(built)], check=True)
+
+    one_step = ["--trainer.max_steps=1", "--data.train_size=64", "--data.val_size=10"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mnist_lightning", "fit", *one_step],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "data/MNIST/raw/train-images-idx3-ubyte").stat().st_size == 47_040_016
+    assert (tmp_path / "runs/mnist/version_0/checkpoints/last.ckpt").exists()
+
+
+@pytest.mark.slow
+def test_the_main_job_reaches_the_articles_accuracy(root: str, tmp_path: Path) -> None:
+    base = ["--config", CONFIGS / "base.yaml", "--data.root", root]
+    assert run("fit", *base, "--trainer.enable_progress_bar=false", cwd=tmp_path).returncode == 0
+    path = tmp_path / "runs/base/version_0/checkpoints/best.ckpt"
+    out = run("test", "--ckpt_path", path, "--data.root", root, cwd=tmp_path).stdout
+    accuracy = re.search(r"test/accuracy\s+([\d.]+)", out)
+    # Far below what any seed gives, and above what any single network has ever given.
+    assert accuracy and 0.99 < float(accuracy[1]) < 0.9985

@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from mnist_lightning.network import ConvNet
+
+
+def num_parameters(network: ConvNet) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_without_batch_norm_it_has_the_notebooks_594922_parameters() -> None:
+    assert num_parameters(ConvNet(batch_norm=False)) == 594_922
+
+
+def test_batch_norm_adds_a_scale_and_a_shift_for_each_channel() -> None:
+    assert num_parameters(ConvNet()) == 594_922 + 2 * (32 + 32 + 64 + 64 + 512) == 596_330
+
+
+def test_layers_stand_in_the_articles_order() -> None:
+    assert [name.rstrip("0123456789") for name, _ in ConvNet().named_children()] == [
+        *("conv norm relu conv norm relu pool".split() * 2),
+        *"flatten dense norm relu dropout dense".split(),
+    ]
+
+
+@pytest.mark.parametrize("channels", [(4,), (4, 8)])
+def test_images_become_ten_logits(channels: tuple[int, ...]) -> None:
+    logits = ConvNet(channels, hidden=16).eval()(torch.rand(3, 1, 28, 28))
+    assert logits.shape == (3, 10)
+    assert (logits < 0).any() and not torch.allclose(logits.sum(1), torch.ones(3))  # no softmax
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"channels": (32, 0)}, "1 or more"),
+        ({"hidden": 0}, "1 or more"),
+        ({"channels": (8, 8, 8)}, "room for 1 or 2 blocks"),
+        ({"channels": ()}, "room for 1 or 2 blocks"),
+        ({"dropout": 1.0}, "dropout 1.0 must be in 0 to 1"),
+        ({"dropout": float("nan")}, "dropout nan must be in 0 to 1"),
+    ],
+)
+def test_impossible_sizes_are_refused(arguments: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ConvNet(**arguments)

@@ -1,0 +1,46 @@
+"""Holds who may know whom: the imports between this package's modules."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "mnist_lightning"
+MAY_KNOW = {
+    "__init__": set(),
+    "__main__": {"cli"},
+    "augment": set(),
+    "callbacks": set(),
+    "checkpoint": {"classifier", "network"},
+    "classifier": {"network"},
+    "cli": {"callbacks", "checkpoint", "classifier", "data"},
+    "data": {"augment"},
+    "network": set(),
+}
+MAY_IMPORT_LIGHTNING = {"callbacks", "checkpoint", "classifier", "cli", "data"}
+
+
+def imports(module: str) -> set[str]:
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names.add(node.module or "")
+    return names
+
+
+def test_every_room_is_on_the_plan() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py")} == set(MAY_KNOW)
+
+
+@pytest.mark.parametrize("module", MAY_KNOW)
+def test_a_room_knows_only_whom_it_may(module: str) -> None:
+    names = imports(module)
+    known = {name.split(".")[1] for name in names if name.startswith("mnist_lightning.")}
+    assert known <= MAY_KNOW[module]
+    assert "mnist_lightning" not in names
+    if module not in MAY_IMPORT_LIGHTNING:
+        assert not any(name.split(".")[0] in ("lightning", "pytorch_lightning") for name in names)
