@@ -1,7 +1,9 @@
 """What happens beside training."""
 
+import signal
 import time
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
@@ -21,6 +23,74 @@ def checkpoints(validates: bool) -> list[ModelCheckpoint]:
     return (
         [keep(filename="best", monitor="val/accuracy", mode="max"), last] if validates else [last]
     )
+
+
+class SaveAndStop(Callback):
+    """Ends a run well on SIGTERM or Ctrl-C: after the step under way, with `last.ckpt` saved.
+
+    The exit code is the shell's for the signal, 143 or 130, so that a scheduler sees that the run
+    is not done. A second signal acts at once.
+
+    Args:
+        last: The callback that keeps `last.ckpt`.
+    """
+
+    def __init__(self, last: ModelCheckpoint) -> None:
+        self.last = last
+        self.received: signal.Signals | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over both signals; Lightning gives them back at the end."""
+        # Lightning's own SIGTERM handler exits with 0, and talks to the other processes within it.
+        if trainer.received_sigterm:
+            self.received = signal.SIGTERM
+        signal.signal(signal.SIGTERM, self._receive)
+        signal.signal(signal.SIGINT, self._receive)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save and stop, unless the step is an epoch's last: the epoch's own save comes soon."""
+        received = self.received is not None
+        if trainer.world_size > 1:  # all processes stop at the same step, whoever was told
+            received = trainer.strategy.reduce_boolean_decision(received, all=False)
+        if received and not trainer.is_last_batch:
+            # Lightning logs a step after this hook, which this step will not come to.
+            trainer._logger_connector.update_train_step_metrics()
+            trainer.save_checkpoint(f"{self.last.dirpath}/last.ckpt")
+            self._exit(trainer)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop between two epochs, with the first one's checkpoint."""
+        received = self.received is not None
+        if trainer.world_size > 1:
+            received = trainer.strategy.reduce_boolean_decision(received, all=False)
+        if received:
+            self._exit(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Bring the curves up to the checkpoint to the disk too."""
+        for logger in trainer.loggers:
+            logger.save()
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(signum)
+        signal.signal(signum, signal.SIG_DFL)
+
+    def _exit(self, trainer: pl.Trainer) -> None:
+        received = self.received or signal.SIGTERM
+        if trainer.is_global_zero:
+            print(f"\nstopped by {received.name} after step {trainer.global_step:,}; go on with")
+            print("--ckpt_path auto")
+        # The launcher takes another code of the processes that it started for a crash.
+        raise SystemExit(128 + received if trainer.local_rank == 0 else 0)
 
 
 class Throughput(Callback):
@@ -50,7 +120,7 @@ class Throughput(Callback):
         self.images += len(batch[1]) * trainer.world_size
         if trainer.is_last_batch:
             rate = self.images / (time.perf_counter() - self.started)
-            pl_module.log(
-                "train/images_per_second", rate, on_step=False, on_epoch=True, sync_dist=True
-            )
             self.started = None
+            # Not by `pl_module.log`, which would write it only after the epoch's checkpoint.
+            for logger in trainer.loggers:
+                logger.log_metrics({"train/images_per_second": rate}, trainer.global_step - 1)

@@ -16,6 +16,10 @@ from mnist_lightning.network import ConvNet
 Batch = tuple[Tensor, Tensor]  # pixels, float32 (B, 1, 28, 28) in [0, 1], and labels, int64 (B,)
 
 
+# Goes up when a checkpoint's contents change so that older code can't read them.
+CHECKPOINT_FORMAT = 1
+
+
 class MNISTClassifier(pl.LightningModule):
     """A ConvNet trained with Adam on cross-entropy.
 
@@ -84,16 +88,29 @@ class MNISTClassifier(pl.LightningModule):
                     f"after {steps:,}: resume with the max_epochs that it was started with"
                 )
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Mark the checkpoint with its format."""
+        checkpoint["mnist_lightning_format"] = CHECKPOINT_FORMAT
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout for this step and rank."""
         entropy = np.random.SeedSequence((self.seed, self.global_step, self.global_rank))
         torch.manual_seed(int(entropy.generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the mean cross-entropy of a batch."""
+        """Return the mean cross-entropy of a batch.
+
+        Raises:
+            ValueError: If it is not finite; the weights are not updated with it.
+        """
         pixels, labels = batch
         logits = self(pixels)
         loss = F.cross_entropy(logits, labels)
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"the loss is {loss.item()} in epoch {self.current_epoch}, step {self.global_step} "
+                "(the weights were not updated with it): try a smaller learning_rate"
+            )
         accuracy = multiclass_accuracy(logits, labels, 10, average="micro", validate_args=False)
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/accuracy", accuracy)

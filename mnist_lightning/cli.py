@@ -13,7 +13,6 @@ Afterwards:
     python -m mnist_lightning predict --ckpt_path runs/base/version_0/checkpoints/best.ckpt
 """
 
-import csv
 import ctypes
 import logging
 import os
@@ -23,6 +22,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
+import lightning.pytorch as pl
 import torch
 from jsonargparse import Namespace
 from jsonargparse.typing import restricted_number_type
@@ -30,10 +30,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from mnist_lightning.callbacks import Throughput, checkpoints
-from mnist_lightning.checkpoint import read_checkpoint
+from mnist_lightning.callbacks import SaveAndStop, Throughput, checkpoints
+from mnist_lightning.checkpoint import VerifiedCheckpointIO, newest_checkpoint, read_checkpoint
 from mnist_lightning.classifier import MNISTClassifier
 from mnist_lightning.data import MNISTDataModule
+from mnist_lightning.files import replace_file
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
 
@@ -117,17 +118,34 @@ class CLI(LightningCLI):
         super().parse_arguments(parser, args)
         subcommand = self.config.subcommand
         config = self.config[subcommand]
+        if subcommand == "fit" and config.ckpt_path == "auto":
+            config.ckpt_path = _newest_of_name(config)
         if config.ckpt_path is None:
             if subcommand == "fit":
                 return
             raise ValueError(f"{subcommand} needs --ckpt_path FILE, a checkpoint that fit wrote")
-        checkpoint = read_checkpoint(config.ckpt_path)
+        checkpoint = _read(config.ckpt_path)
+        if subcommand == "fit":
+            self._continue_folder(config, checkpoint["global_step"])
         given = parser.parse_args(args, defaults=False)[subcommand]
         _take("model", checkpoint["hyper_parameters"], config, given, refuse=True)
         data = checkpoint["datamodule_hyper_parameters"]
         names = data.keys() - FREE_DATA_SETTINGS if subcommand == "fit" else IMAGE_SETTINGS
         saved = {name: data[name] for name in sorted(names)}
         _take("data", saved, config, given, refuse=subcommand == "fit")
+
+    def _continue_folder(self, config: Namespace, global_step: int) -> None:
+        """Let a run that goes on from its newest checkpoint do so in its own folder and curves."""
+        logger = config.trainer.logger
+        folder = Path(config.ckpt_path).resolve().parent.parent
+        if not _is_tensorboard(logger) or folder.parent != _name_folder(logger).resolve():
+            return
+        newest, _ = newest_checkpoint(folder)
+        if newest and newest.samefile(config.ckpt_path):
+            logger.init_args.version = folder.name
+            # What the run had logged after this checkpoint will come again.
+            logger.dict_kwargs = {"purge_step": global_step}
+            self.save_config_callback = None
 
     def before_instantiate_classes(self) -> None:
         """Let `fit` keep checkpoints and curves, and the others leave nothing behind."""
@@ -136,10 +154,17 @@ class CLI(LightningCLI):
             if not config.data.val_size:
                 config.trainer.limit_val_batches = 0
             self.checkpoints = checkpoints(validates=config.trainer.limit_val_batches != 0)
-            self.trainer_defaults["callbacks"] = [*self.checkpoints, Throughput()]
+            always = [SaveAndStop(self.checkpoints[-1]), Throughput(), *self.checkpoints]
+            self.trainer_defaults["callbacks"] = always
         else:
             config.trainer.logger = config.trainer.enable_checkpointing = False
             self.save_config_callback = None
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Give the trainer its way of writing and reading checkpoints."""
+        plugins = self._get(self.config_init, "trainer").plugins or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        return super().instantiate_trainer(plugins=[*plugins, VerifiedCheckpointIO()], **kwargs)
 
     def before_validate(self) -> None:
         """Refuse to validate on nothing.
@@ -171,14 +196,12 @@ class CLI(LightningCLI):
             return
         # Each step's images are shared in the order of the ranks.
         probabilities = torch.cat([share for step in zip(*shares, strict=True) for share in step])
+        lines = [",".join(["image", "digit", *(f"p{digit}" for digit in range(10))])]
+        for image, row in enumerate(probabilities.tolist()):
+            digit = row.index(max(row))
+            lines.append(",".join([f"{image}", f"{digit}", *(f"{p:.6g}" for p in row)]))
         output = Path(self.config.predict.output)
-        partial = output.with_name(output.name + ".partial")
-        with partial.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["image", "digit", *(f"p{digit}" for digit in range(10))])
-            for image, row in enumerate(probabilities.tolist()):
-                writer.writerow([image, row.index(max(row)), *(f"{p:.6g}" for p in row)])
-        os.replace(partial, output)
+        replace_file(output, "\n".join([*lines, ""]).encode())
         print(f"wrote {output}: {len(probabilities):,} images")
 
     def after_fit(self) -> None:
@@ -195,6 +218,39 @@ class CLI(LightningCLI):
         if isinstance(self.trainer.logger, TensorBoardLogger):
             folder = self.trainer.logger.save_dir
             print(f"see curves  {python} -m tensorboard.main --logdir {folder}")
+
+
+def _is_tensorboard(logger: Any) -> bool:
+    return isinstance(logger, Namespace) and logger.class_path.endswith("TensorBoardLogger")
+
+
+def _name_folder(logger: Namespace) -> Path:
+    """Return the folder of all runs of the logger's name."""
+    return Path(logger.init_args.save_dir) / (logger.init_args.name or "")
+
+
+def _newest_of_name(config: Namespace) -> str | None:
+    """Return the newest whole checkpoint of the run's name, and say which it is."""
+    if not _is_tensorboard(config.trainer.logger):
+        raise ValueError(
+            "--ckpt_path auto looks in the TensorBoardLogger's folder: keep that logger"
+        )
+    folder = _name_folder(config.trainer.logger)
+    path, damaged = newest_checkpoint(folder)
+    for line in damaged:
+        print(f"note: {line}", file=sys.stderr)
+    print(f"going on from {path}" if path else f"no checkpoint in {folder}: starting afresh")
+    return str(path) if path else None
+
+
+def _read(path: str) -> dict[str, Any]:
+    """Read a checkpoint; where it is damaged, name the newest whole one beside it."""
+    try:
+        return read_checkpoint(path)
+    except ValueError as error:
+        other, _ = newest_checkpoint(Path(path).parent.parent)
+        hint = f"; the newest whole one of its run is {other}" if other else ""
+        raise ValueError(f"{error}{hint}") from error
 
 
 def _take(

@@ -1,8 +1,6 @@
 """MNISTDataModule: archives -> torchvision's MNIST -> uint8 tensors -> batches by index."""
 
 import gzip
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mnist_lightning.augment import affine_table, to_pixels, warp
+from mnist_lightning.files import replace_file
 
 ARCHIVES = Path(__file__).parent / "archives"
 
@@ -96,13 +95,13 @@ class MNISTDataModule(pl.LightningDataModule):
             archive = folder / name
             if not check_integrity(archive, md5):
                 if self.dataset == "MNIST":
-                    _replace(archive, (ARCHIVES / name).read_bytes())
+                    replace_file(archive, (ARCHIVES / name).read_bytes())
                 else:
                     _download(dataset, folder, name, md5)
             contents = gzip.decompress(archive.read_bytes())
             raw = archive.with_suffix("")
             if not raw.is_file() or raw.read_bytes() != contents:
-                _replace(raw, contents)
+                replace_file(raw, contents)
 
     def setup(self, stage: str) -> None:
         """Read the training images for `fit` and `validate`, else the test images."""
@@ -286,20 +285,6 @@ def _download(dataset: Any, folder: Path, name: str, md5: str) -> None:
         f"{dataset.__name__} is not in {folder} and could not be downloaded; "
         f"put {names} there by hand, from {' or '.join(dataset.mirrors)}"
     )
-
-
-def _replace(path: Path, contents: bytes) -> None:
-    """Write a file so that its name only ever stands for the old or the new contents, whole."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-        try:
-            file.write(contents)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
 
 
 def _check(name: str, value: float, holds: bool, range_: str) -> None:

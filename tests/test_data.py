@@ -101,7 +101,9 @@ def test_another_dataset_is_read_from_the_root(
     folder.mkdir(parents=True)
     resources = []
     for name, n in (("train", 60_000), ("t10k", 10_000)):
-        images = b"\0\0\x08\x03" + n.to_bytes(4, "big") + 2 * (28).to_bytes(4, "big") + bytes(n * 784)
+        images = (
+            b"\0\0\x08\x03" + n.to_bytes(4, "big") + 2 * (28).to_bytes(4, "big") + bytes(n * 784)
+        )
         labels = b"\0\0\x08\x01" + n.to_bytes(4, "big") + bytes(i % 10 for i in range(n))
         for kind, contents in (("images-idx3", images), ("labels-idx1", labels)):
             archive = gzip.compress(contents, compresslevel=1)

@@ -11,10 +11,11 @@ MAY_KNOW = {
     "__main__": {"cli"},
     "augment": set(),
     "callbacks": set(),
-    "checkpoint": {"classifier", "network"},
+    "checkpoint": {"classifier", "files", "network"},
     "classifier": {"network"},
-    "cli": {"callbacks", "checkpoint", "classifier", "data"},
-    "data": {"augment"},
+    "cli": {"callbacks", "checkpoint", "classifier", "data", "files"},
+    "data": {"augment", "files"},
+    "files": set(),
     "network": set(),
 }
 MAY_IMPORT_LIGHTNING = {"callbacks", "checkpoint", "classifier", "cli", "data"}
