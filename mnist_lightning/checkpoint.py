@@ -26,11 +26,8 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
         """
         contents = io.BytesIO()
         torch.save(checkpoint, contents)
-        try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            replace_file(Path(path), contents.getvalue())
-        except OSError as error:
-            raise OSError(f"could not write the checkpoint {path}: {error.strerror}") from error
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        replace_file(Path(path), contents.getvalue())
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         """Read a checkpoint, see `read_checkpoint`."""

@@ -72,6 +72,8 @@ def main() -> None:
     except (ValueError, OSError, ModuleNotFoundError, MisconfigurationException) as error:
         if isinstance(error, ValueError) and not _raised_here(error):
             raise
+        if isinstance(error, OSError) and error.filename:
+            sys.exit(f"error: {error.filename}: {error.strerror}")
         sys.exit(f"error: {error}")
 
 

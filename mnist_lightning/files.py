@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def replace_file(path: Path, contents: bytes) -> None:
-    """Write a file whose name stands for the old or the new contents, whole, at every moment.
+    """Write a file whose name stands for the old or for the new contents, whole, at every moment.
 
     The contents are written beside the file, flushed to the disk and renamed, so neither a kill,
     nor a full disk, nor two processes that write the same file leave half of it.
@@ -18,21 +18,18 @@ def replace_file(path: Path, contents: bytes) -> None:
     Raises:
         OSError: If the file can't be written; what was there before is there still.
     """
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        try:
-            file.write(contents)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    if os.name == "posix":  # the rename itself is on the disk once the folder is
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            try:
+                file.write(contents)
+                file.flush()
+                os.fsync(file.fileno())
+                os.chmod(file.name, 0o644)
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        raise OSError(error.errno, f"could not write it: {error.strerror}", str(path)) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mnist_lightning import cli
 from mnist_lightning.data import MNISTDataModule
 
 # LightningCLI 2.6 calls what newer jsonargparse deprecates; users do not see these warnings.
@@ -31,6 +32,16 @@ def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run `python -m mnist_lightning` in a process of its own, as a user does."""
     command = [sys.executable, "-m", "mnist_lightning", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=900)
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int | str | None:
+    """Run the command line in this process; return what it exits with, 0 where it just ends."""
+    monkeypatch.setattr(sys, "argv", ["python -m mnist_lightning", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as exit_:
+        return exit_.code
+    return 0
 
 
 @pytest.fixture(scope="session")

@@ -1,24 +1,13 @@
 import csv
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import CONFIGS, SMOKE
+from conftest import CONFIGS, SMOKE, call
 
 from mnist_lightning import cli
 
 CHECKPOINT = "runs/smoke/version_0/checkpoints/best.ckpt"
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int | str | None:
-    """Run the command line in this process; return what it exits with, 0 where it just ends."""
-    monkeypatch.setattr(sys, "argv", ["python -m mnist_lightning", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as exit_:
-        return exit_.code
-    return 0
 
 
 @pytest.mark.parametrize(

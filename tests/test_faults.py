@@ -1,17 +1,33 @@
 """What can go wrong, done: kills, full disks, damaged files, many processes."""
 
+import multiprocessing
+import os
+import random
+import re
+import resource
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from conftest import SMOKE
+from conftest import SMOKE, call, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_data import assert_whole
 
-from mnist_lightning.checkpoint import read_checkpoint
+from mnist_lightning.checkpoint import (
+    VerifiedCheckpointIO,
+    load,
+    newest_checkpoint,
+    read_checkpoint,
+)
+from mnist_lightning.data import MNISTDataModule
 
 ONE = ["--trainer.accelerator=cpu", "--trainer.devices=1"]
 TWO = ["--trainer.accelerator=cpu", "--trainer.devices=2"]
@@ -91,7 +107,12 @@ class SendSignal(Callback):
     def __init__(self, name: str, step: int, rank: int = 0):
         self.name, self.step, self.rank = name, step, rank
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        once = os.environ.get("ONCE", "")  # a file that says that it was sent before
         if trainer.global_step == self.step and trainer.global_rank == self.rank:
+            if once and os.path.exists(once):
+                return
+            if once:
+                open(once, "w").close()
             os.kill(os.getpid(), getattr(signal, self.name))
 """
 
@@ -146,3 +167,355 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     assert f"going on from {LAST}" in out
     assert [path.name for path in (tmp_path / "runs/smoke").iterdir()] == ["version_0"]
     assert_same_run(whole(processes), tmp_path)
+
+
+@pytest.mark.slow
+def test_twenty_kills_around_a_save_lose_nothing(
+    root: str, whole: Callable[[list[str]], Path], tmp_path: Path
+) -> None:
+    command = fit(root, *ONE, "--ckpt_path=auto")
+    last, rng = tmp_path / LAST, random.Random(0)
+    kills = 0
+    while kills < 20:
+        before = last.stat().st_mtime_ns if last.exists() else 0
+        process = start(command, tmp_path)
+        while process.poll() is None and (not last.exists() or last.stat().st_mtime_ns == before):
+            time.sleep(0.001)
+        # `last.ckpt` has just been replaced; the next save comes about 0.3 s later.
+        time.sleep(rng.uniform(0, 0.4))
+        process.kill()
+        process.communicate()
+        kills += 1
+        if process.returncode == 0 or read_checkpoint(last)["global_step"] == 40:
+            last.unlink()  # it came to its end: once more, from what else there is
+            (last.parent / "best.ckpt").unlink()
+    finish(command, tmp_path)
+    assert_same_run(whole(ONE), tmp_path)
+
+
+def save_step(path: Path, step: int) -> None:
+    # By numpy: torch's threads do not come along into a forked process.
+    tensor = torch.from_numpy(np.full(1_000_000, step))
+    checkpoint = {"mnist_lightning_format": 1, "step": step, "tensor": tensor}
+    VerifiedCheckpointIO().save_checkpoint(checkpoint, path)
+
+
+def save_for_ever(path: Path) -> None:
+    for step in range(1, 1_000_000):
+        save_step(path, step)
+
+
+def test_a_kill_during_a_save_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    path = tmp_path / "last.ckpt"
+    save_step(path, 0)
+    steps = []
+    for _ in range(25):
+        process = multiprocessing.get_context("fork").Process(target=save_for_ever, args=(path,))
+        process.start()
+        time.sleep(rng.uniform(0.01, 0.3))
+        process.kill()
+        process.join()
+        checkpoint = read_checkpoint(path)
+        assert (checkpoint["tensor"] == checkpoint["step"]).all()
+        steps.append(checkpoint["step"])
+    assert max(steps) > 1  # saves were done, and others begun
+    assert list(tmp_path.glob(".last.ckpt.*"))  # some were cut off in their midst
+
+
+# -- checkpoints
+
+
+def test_a_full_disk_ends_the_run_with_one_line_and_the_last_checkpoint(
+    root: str, send_signal: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    killed = start(fit(root, *ONE, *send_signal("SIGKILL", 15)), tmp_path)
+    killed.communicate(timeout=600)
+    before = (tmp_path / LAST).read_bytes()
+    limit = len(before) - 1  # the bytes that the next process may write to a file
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    process = start(fit(root, *ONE, "--ckpt_path=auto"), tmp_path, preexec_fn=small_files)
+    _, err = process.communicate(timeout=600)
+    assert process.returncode == 1
+    assert re.search(r"^error: .*\.ckpt: could not write it: File too large$", err, re.M), err
+    assert "Traceback" not in err
+    assert (tmp_path / LAST).read_bytes() == before
+    assert not list((tmp_path / LAST).parent.glob(".*"))
+
+
+@pytest.fixture
+def finished(smoke: Path, tmp_path: Path) -> Path:
+    """Return a copy of a finished run."""
+    shutil.copytree(smoke / "runs", tmp_path / "runs", copy_function=shutil.copy2)
+    return tmp_path
+
+
+def flip_a_bit(contents: bytes) -> bytes:
+    middle = len(contents) // 2
+    return contents[:middle] + bytes([contents[middle] ^ 1]) + contents[middle + 1 :]
+
+
+DAMAGES = {
+    "empty": lambda contents: b"",
+    "truncated": lambda contents: contents[:-1000],
+    "bit-flipped": flip_a_bit,
+    "html": lambda contents: b"<html>404 Not Found</html>",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_is_refused_and_a_whole_one_named(
+    finished: Path,
+    damage: Callable[[bytes], bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(finished)
+    last = Path(LAST)
+    last.write_bytes(damage(last.read_bytes()))
+    message = call(monkeypatch, "test", "--ckpt_path", LAST)
+    assert isinstance(message, str) and message.startswith(f"error: {LAST} is ")
+    assert message.endswith(f"the newest whole one of its run is {FOLDER}/checkpoints/best.ckpt")
+    # `auto` says so, and takes that one.
+    path, damaged = newest_checkpoint(Path("runs"))
+    assert path == Path(FOLDER, "checkpoints", "best.ckpt") and LAST in damaged[0]
+
+
+def test_auto_starts_afresh_where_there_is_nothing(root: str, tmp_path: Path) -> None:
+    out = finish(fit(root, *ONE, "--trainer.max_steps=1", "--ckpt_path=auto"), tmp_path)
+    assert "no checkpoint in runs/smoke: starting afresh" in out
+
+
+def test_auto_after_the_end_changes_nothing(finished: Path, root: str) -> None:
+    arguments = [*SMOKE, "--data.root", root, "--ckpt_path=auto", *ONE]
+    before = read_checkpoint(finished / LAST)["global_step"]
+    done = run("fit", *arguments, cwd=finished)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (finished / "runs/smoke").iterdir()] == ["version_0"]
+    assert read_checkpoint(finished / LAST)["global_step"] == before
+
+
+def test_addresses_are_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = call(monkeypatch, "test", "--ckpt_path", "http://127.0.0.1:9/x.ckpt")
+    assert message == "error: there is no checkpoint file http://127.0.0.1:9/x.ckpt"
+
+
+def test_a_newer_format_says_what_to_do(finished: Path) -> None:
+    checkpoint = torch.load(finished / LAST, weights_only=True)
+    torch.save({**checkpoint, "mnist_lightning_format": 2}, finished / LAST)
+    with pytest.raises(ValueError, match="newer mnist_lightning: update this one"):
+        read_checkpoint(finished / LAST)
+
+
+def test_the_first_releases_checkpoint_still_loads() -> None:
+    network = load(Path(__file__).parent / "format_1.ckpt")
+    assert network(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
+
+
+# -- training
+
+
+@pytest.mark.parametrize("processes", [ONE, pytest.param(TWO, marks=pytest.mark.slow)])
+def test_a_loss_that_is_not_finite_stops_the_run(
+    processes: list[str], root: str, tmp_path: Path
+) -> None:
+    diverging = ["--model.learning_rate=1e30", "--model.schedule=constant"]
+    command = fit(root, *processes, *diverging, "--model.batch_norm=false")
+    process = start(command, tmp_path)
+    _, err = process.communicate(timeout=600)
+    assert process.returncode not in (0, None)
+    assert re.search(r"^error: the loss is (nan|inf) in epoch 0, step \d+ ", err, re.M)
+
+
+# -- data
+
+
+def prepare(root: Path) -> None:
+    MNISTDataModule(str(root)).prepare_data()
+
+
+@pytest.mark.parametrize("symlinked", [False, True])
+def test_ten_processes_prepare_one_folder(tmp_path: Path, symlinked: bool) -> None:
+    folder = tmp_path / "data"
+    if symlinked:
+        elsewhere = tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+        folder.symlink_to(elsewhere)
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=prepare, args=(folder,)) for _ in range(10)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 10
+    assert_whole(folder)
+    shutil.rmtree(folder.resolve())
+
+
+def test_a_kill_while_unpacking_is_mended(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    for _ in range(5):
+        process = multiprocessing.get_context("fork").Process(target=prepare, args=(tmp_path,))
+        process.start()
+        time.sleep(rng.uniform(0.01, 0.4))
+        process.kill()
+        process.join()
+    prepare(tmp_path)
+    folder = tmp_path / "MNIST" / "raw"
+    for leftover in folder.glob(".*"):  # of the kills
+        leftover.unlink()
+    assert_whole(tmp_path)
+
+
+def test_a_root_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    message = call(monkeypatch, "fit", "--data.root=file/data")
+    assert isinstance(message, str) and message.startswith("error: ") and "file/data" in message
+
+
+def test_a_full_root_is_named_and_nothing_half_written(tmp_path: Path) -> None:
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000_000, 20_000_000))
+
+    command = [sys.executable, "-m", "mnist_lightning", "fit"]
+    process = start(command, tmp_path, preexec_fn=small_files)
+    _, err = process.communicate(timeout=600)
+    assert process.returncode == 1 and "Traceback" not in err
+    words = "data/MNIST/raw/train-images-idx3-ubyte: could not write it: File too large"
+    assert f"error: {words}\n" in err
+    names = os.listdir(tmp_path / "data/MNIST/raw")
+    assert names == ["train-images-idx3-ubyte.gz"]
+
+
+def test_whole_files_need_no_writing(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("read-only file system")
+
+    monkeypatch.setattr("mnist_lightning.data.replace_file", fail)
+    prepare(Path(root))
+
+
+# -- many processes
+
+
+@pytest.mark.slow
+def test_every_image_counts_once_on_one_two_and_three_processes(
+    smoke: Path, root: str, tmp_path: Path
+) -> None:
+    def measure(subcommand: str, devices: int) -> dict[str, float]:
+        how = [f"--trainer.devices={devices}", "--trainer.accelerator=cpu", "--data.root", root]
+        done = run(subcommand, "--ckpt_path", smoke / LAST, *how, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return {k: float(v) for k, v in re.findall(r"((?:test|val)/\w+)\s+([\d.]+)", done.stdout)}
+
+    for subcommand in ("test", "validate"):
+        one, two, three = (measure(subcommand, devices) for devices in (1, 2, 3))
+        assert len(one) == 4
+        assert one == pytest.approx(two, abs=1e-6) == pytest.approx(three, abs=1e-6)
+
+
+def torchrun(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", *arguments, "-m", "mnist_lightning"]
+
+
+@pytest.mark.slow
+def test_torchrun_brings_a_killed_worker_back_to_the_same_bits(
+    root: str,
+    whole: Callable[[list[str]], Path],
+    send_signal: Callable[..., list[str]],
+    tmp_path: Path,
+) -> None:
+    kill = send_signal("SIGKILL", 13, rank=1)
+    launcher = torchrun("--nproc-per-node=2", "--max-restarts=1")
+    arguments = fit(root, *TWO, *kill, "--ckpt_path=auto")[3:]
+    done = subprocess.run(
+        [*launcher, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ONCE": str(tmp_path / "once")},
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"going on from {LAST}" in done.stdout
+    assert_same_run(whole(TWO), tmp_path)
+
+
+def have_namespaces() -> bool:
+    if not shutil.which("ip") or os.geteuid() != 0:
+        return False
+    made = subprocess.run(["ip", "netns", "add", "mnist-probe"], capture_output=True)
+    subprocess.run(["ip", "netns", "delete", "mnist-probe"], capture_output=True)
+    return made.returncode == 0
+
+
+@pytest.fixture
+def nodes() -> Iterator[list[tuple[list[str], str, str]]]:
+    """Yield for each of two machines: how to run there, its address, its network interface.
+
+    They are network namespaces joined by a cable where those are allowed, else this machine twice.
+    """
+    if not have_namespaces():
+        yield [([], "127.0.0.1", "lo")] * 2
+        return
+    names = ["mnist-a", "mnist-b"]
+
+    def ip(*arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True)
+
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ip(
+            "link",
+            "add",
+            "cable",
+            "netns",
+            names[0],
+            "type",
+            "veth",
+            "peer",
+            "cable",
+            "netns",
+            names[1],
+        )
+        for i, name in enumerate(names, start=1):
+            ip("-n", name, "address", "add", f"10.77.0.{i}/24", "dev", "cable")
+            ip("-n", name, "link", "set", "cable", "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        yield [(["ip", "netns", "exec", name], "10.77.0.1", "cable") for name in names]
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], check=False)
+
+
+@pytest.mark.slow
+def test_two_machines_train_one_network(
+    nodes: list[tuple[list[str], str, str]],
+    root: str,
+    whole: Callable[[list[str]], Path],
+    tmp_path: Path,
+) -> None:
+    processes = []
+    for rank, (where, address, interface) in enumerate(nodes):
+        launcher = torchrun(
+            "--nnodes=2",
+            "--nproc-per-node=1",
+            f"--node-rank={rank}",
+            f"--master-addr={address}",
+            "--master-port=29517",
+        )
+        arguments = fit(root, *ONE, "--trainer.num_nodes=2")[3:]
+        variables = {"GLOO_SOCKET_IFNAME": interface, "OMP_NUM_THREADS": "1"}
+        env = {**os.environ, **variables}
+        processes.append(start([*where, *launcher, *arguments], tmp_path, env=env))
+    for process in processes:
+        _, err = process.communicate(timeout=600)
+        assert process.returncode == 0, err
+    assert [path.name for path in (tmp_path / "runs/smoke").iterdir()] == ["version_0"]
+    assert_same_run(whole(TWO), tmp_path)
