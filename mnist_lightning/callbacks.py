@@ -62,7 +62,7 @@ class SaveAndStop(Callback):
         if received and not trainer.is_last_batch:
             # Lightning logs a step after this hook, which this step will not come to.
             trainer._logger_connector.update_train_step_metrics()
-            trainer.save_checkpoint(f"{self.last.dirpath}/last.ckpt")
+            trainer.save_checkpoint(f"{self.last.dirpath}/last.ckpt", weights_only=False)
             self._exit(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -87,8 +87,8 @@ class SaveAndStop(Callback):
     def _exit(self, trainer: pl.Trainer) -> None:
         received = self.received or signal.SIGTERM
         if trainer.is_global_zero:
-            print(f"\nstopped by {received.name} after step {trainer.global_step:,}; go on with")
-            print("--ckpt_path auto")
+            step = f"stopped by {received.name} after step {trainer.global_step}"
+            print(f"\n{step}; the same command with --ckpt_path auto goes on")
         # The launcher takes another code of the processes that it started for a crash.
         raise SystemExit(128 + received if trainer.local_rank == 0 else 0)
 

@@ -81,7 +81,8 @@ def assert_same_run(one: Path, other: Path) -> None:
         else:
             assert value == b[key], key
     assert curves(one) == curves(other)
-    assert len(curves(one)["train/loss"]) == 40
+    steps = read_checkpoint(one / LAST)["global_step"]
+    assert [step for step, _ in curves(one)["train/loss"]] == list(range(steps))
 
 
 @pytest.fixture(scope="module")
@@ -170,27 +171,26 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
 
 
 @pytest.mark.slow
-def test_twenty_kills_around_a_save_lose_nothing(
-    root: str, whole: Callable[[list[str]], Path], tmp_path: Path
-) -> None:
-    command = fit(root, *ONE, "--ckpt_path=auto")
-    last, rng = tmp_path / LAST, random.Random(0)
-    kills = 0
-    while kills < 20:
+def test_twenty_kills_around_a_save_lose_nothing(root: str, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    command = fit(root, *ONE, "--trainer.max_epochs=80", "--ckpt_path=auto")
+    finish(command, whole)
+    last, rng = killed / LAST, random.Random(0)
+    for _ in range(20):
         before = last.stat().st_mtime_ns if last.exists() else 0
-        process = start(command, tmp_path)
+        process = start(command, killed)
         while process.poll() is None and (not last.exists() or last.stat().st_mtime_ns == before):
             time.sleep(0.001)
-        # `last.ckpt` has just been replaced; the next save comes about 0.3 s later.
-        time.sleep(rng.uniform(0, 0.4))
+        # `last.ckpt` was replaced just now; the next save comes some tenths of a second later.
+        time.sleep(rng.uniform(0, 0.5))
         process.kill()
         process.communicate()
-        kills += 1
-        if process.returncode == 0 or read_checkpoint(last)["global_step"] == 40:
-            last.unlink()  # it came to its end: once more, from what else there is
-            (last.parent / "best.ckpt").unlink()
-    finish(command, tmp_path)
-    assert_same_run(whole(ONE), tmp_path)
+        assert process.returncode == -9
+    assert read_checkpoint(last)["global_step"] < 800
+    finish(command, killed)
+    assert_same_run(whole, killed)
 
 
 def save_step(path: Path, step: int) -> None:
@@ -416,7 +416,8 @@ def test_every_image_counts_once_on_one_two_and_three_processes(
     for subcommand in ("test", "validate"):
         one, two, three = (measure(subcommand, devices) for devices in (1, 2, 3))
         assert len(one) == 4
-        assert one == pytest.approx(two, abs=1e-6) == pytest.approx(three, abs=1e-6)
+        assert two == pytest.approx(one, abs=1e-6)
+        assert three == pytest.approx(one, abs=1e-6)
 
 
 def torchrun(*arguments: str) -> list[str]:
@@ -431,7 +432,10 @@ def test_torchrun_brings_a_killed_worker_back_to_the_same_bits(
     tmp_path: Path,
 ) -> None:
     kill = send_signal("SIGKILL", 13, rank=1)
-    launcher = torchrun("--nproc-per-node=2", "--max-restarts=1")
+    launcher = torchrun("--standalone", "--nproc-per-node=2", "--max-restarts=1")
+    # Without the last one torch 2.14's workers meet the addresses of those before the restart.
+    variables = {"OMP_NUM_THREADS": "1", "ONCE": str(tmp_path / "once")}
+    variables["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     arguments = fit(root, *TWO, *kill, "--ckpt_path=auto")[3:]
     done = subprocess.run(
         [*launcher, *arguments],
@@ -439,7 +443,7 @@ def test_torchrun_brings_a_killed_worker_back_to_the_same_bits(
         capture_output=True,
         text=True,
         timeout=600,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ONCE": str(tmp_path / "once")},
+        env={**os.environ, **variables},
     )
     assert done.returncode == 0, done.stderr
     assert f"going on from {LAST}" in done.stdout
