@@ -75,6 +75,8 @@ def main() -> None:
         if isinstance(error, OSError) and error.filename:
             sys.exit(f"error: {error.filename}: {error.strerror}")
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 class Parser(LightningArgumentParser):

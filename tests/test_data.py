@@ -62,8 +62,9 @@ def test_prepare_data_fills_an_empty_folder_without_a_network(
         lambda whole: whole[: len(whole) // 2],
         lambda whole: whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:],
         lambda whole: b"<html>404 Not Found</html>",
+        lambda whole: whole[:8] + bytes([200]) + whole[9:],
     ],
-    ids=["missing", "empty", "truncated", "bit-flipped", "html"],
+    ids=["missing", "empty", "truncated", "bit-flipped", "html", "label 200"],
 )
 def test_a_damaged_file_is_repaired(root: str, tmp_path: Path, name: str, damage) -> None:  # type: ignore[no-untyped-def]
     shutil.copytree(root, tmp_path, dirs_exist_ok=True)

@@ -420,6 +420,29 @@ def test_every_image_counts_once_on_one_two_and_three_processes(
         assert three == pytest.approx(one, abs=1e-6)
 
 
+# A callback that writes down what each process ends with.
+WRITE_WEIGHTS = """
+import torch
+from lightning.pytorch import Callback
+class WriteWeights(Callback):
+    def on_train_end(self, trainer, module):
+        torch.save(module.network.state_dict(), f"rank_{trainer.global_rank}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_all_processes_end_with_equal_weights(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "write_weights.py").write_text(WRITE_WEIGHTS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    finish(fit(root, *TWO, "--trainer.callbacks+=write_weights.WriteWeights"), tmp_path)
+    one, two = (torch.load(tmp_path / f"rank_{rank}.pt") for rank in (0, 1))
+    # Batch norm's running statistics are each process's own; those of rank 0 are kept.
+    weights = [name for name in one if "running_" not in name]
+    assert len(weights) == 30 and all(torch.equal(one[name], two[name]) for name in weights)
+
+
 def torchrun(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", *arguments, "-m", "mnist_lightning"]
 
