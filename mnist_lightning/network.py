@@ -12,6 +12,9 @@ class ConvNet(nn.Sequential):
     ReLU, then a 2x2 max-pool; a hidden dense layer with batch norm, ReLU and dropout; the output
     layer. Takes float `(B, 1, 28, 28)` in [0, 1], returns logits `(B, 10)`.
 
+    A layer before a batch norm has no bias: the norm would subtract it again, at the cost of one
+    more pass over memory.
+
     Args:
         channels: Output channels of the convolutions in each block.
         hidden: Units of the hidden dense layer.
@@ -41,7 +44,7 @@ class ConvNet(nn.Sequential):
         in_channels, size, i = 1, 28, 0
         for block, out_channels in enumerate(channels, start=1):
             for i in (2 * block - 1, 2 * block):
-                layers[f"conv{i}"] = nn.Conv2d(in_channels, out_channels, kernel_size=3)
+                layers[f"conv{i}"] = nn.Conv2d(in_channels, out_channels, 3, bias=not batch_norm)
                 if batch_norm:
                     layers[f"norm{i}"] = nn.BatchNorm2d(out_channels)
                 layers[f"relu{i}"] = nn.ReLU()
@@ -49,7 +52,7 @@ class ConvNet(nn.Sequential):
             layers[f"pool{block}"] = nn.MaxPool2d(2)
             size = (size - 4) // 2
         layers["flatten"] = nn.Flatten()
-        layers["dense1"] = nn.Linear(in_channels * size * size, hidden)
+        layers["dense1"] = nn.Linear(in_channels * size * size, hidden, bias=not batch_norm)
         if batch_norm:
             layers[f"norm{i + 1}"] = nn.BatchNorm1d(hidden)
         layers[f"relu{i + 1}"] = nn.ReLU()

@@ -12,8 +12,8 @@ def test_without_batch_norm_it_has_the_notebooks_594922_parameters() -> None:
     assert num_parameters(ConvNet(batch_norm=False)) == 594_922
 
 
-def test_batch_norm_adds_a_scale_and_a_shift_for_each_channel() -> None:
-    assert num_parameters(ConvNet()) == 594_922 + 2 * (32 + 32 + 64 + 64 + 512) == 596_330
+def test_batch_norm_adds_a_scale_and_puts_its_shift_in_the_place_of_the_bias() -> None:
+    assert num_parameters(ConvNet()) == 594_922 + (32 + 32 + 64 + 64 + 512) == 595_626
 
 
 def test_layers_stand_in_the_articles_order() -> None:
