@@ -131,7 +131,7 @@ class MNISTClassifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return Adam, and the schedule over all steps of the run."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=True)
         if self.schedule == "constant":
             return optimizer
         scheduler = torch.optim.lr_scheduler.OneCycleLR(

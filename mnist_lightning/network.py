@@ -9,7 +9,7 @@ class ConvNet(nn.Sequential):
     """The article's CNN, with the batch norm that it describes.
 
     For each entry of `channels` two 3x3 convolutions without padding, each with batch norm and
-    ReLU, then a 2x2 max-pool; a hidden dense layer with batch norm, ReLU and dropout; the output
+    ReLU, the second with a 2x2 max-pool before its ReLU; a hidden dense layer with batch norm, ReLU and dropout; the output
     layer. Takes float `(B, 1, 28, 28)` in [0, 1], returns logits `(B, 10)`.
 
     A layer before a batch norm has no bias: the norm would subtract it again, at the cost of one
@@ -47,9 +47,10 @@ class ConvNet(nn.Sequential):
                 layers[f"conv{i}"] = nn.Conv2d(in_channels, out_channels, 3, bias=not batch_norm)
                 if batch_norm:
                     layers[f"norm{i}"] = nn.BatchNorm2d(out_channels)
+                if i == 2 * block:  # the same result as after ReLU, which is left a quarter to do
+                    layers[f"pool{block}"] = nn.MaxPool2d(2)
                 layers[f"relu{i}"] = nn.ReLU()
                 in_channels = out_channels
-            layers[f"pool{block}"] = nn.MaxPool2d(2)
             size = (size - 4) // 2
         layers["flatten"] = nn.Flatten()
         layers["dense1"] = nn.Linear(in_channels * size * size, hidden, bias=not batch_norm)

@@ -16,9 +16,9 @@ def test_batch_norm_adds_a_scale_and_puts_its_shift_in_the_place_of_the_bias() -
     assert num_parameters(ConvNet()) == 594_922 + (32 + 32 + 64 + 64 + 512) == 595_626
 
 
-def test_layers_stand_in_the_articles_order() -> None:
+def test_layers_stand_in_the_articles_order_but_for_the_pool_before_its_relu() -> None:
     assert [name.rstrip("0123456789") for name, _ in ConvNet().named_children()] == [
-        *("conv norm relu conv norm relu pool".split() * 2),
+        *("conv norm relu conv norm pool relu".split() * 2),
         *"flatten dense norm relu dropout dense".split(),
     ]
 
