@@ -9,8 +9,8 @@ class ConvNet(nn.Sequential):
     """The article's CNN, with the batch norm that it describes.
 
     For each entry of `channels` two 3x3 convolutions without padding, each with batch norm and
-    ReLU, the second with a 2x2 max-pool before its ReLU; a hidden dense layer with batch norm, ReLU and dropout; the output
-    layer. Takes float `(B, 1, 28, 28)` in [0, 1], returns logits `(B, 10)`.
+    ReLU, the second with a 2x2 max-pool before its ReLU; a hidden dense layer with batch norm, ReLU
+    and dropout; the output layer. Takes float `(B, 1, 28, 28)` in [0, 1], returns logits `(B, 10)`.
 
     A layer before a batch norm has no bias: the norm would subtract it again, at the cost of one
     more pass over memory.
