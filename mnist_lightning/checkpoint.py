@@ -56,7 +56,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         if damaged is None:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of seven kinds, by where the damage is
-        raise ValueError(f"{path} is damaged, or no checkpoint") from error
+        raise ValueError(f"{path} is damaged or not a checkpoint") from error
     if damaged is not None:
         raise ValueError(f"{path} is damaged: {damaged} in it fails its checksum")
     format_ = checkpoint.get("mnist_lightning_format") if isinstance(checkpoint, dict) else None

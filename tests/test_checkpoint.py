@@ -41,7 +41,7 @@ class Payload:
 def test_what_is_no_checkpoint_is_named(tmp_path: Path, contents: bytes) -> None:
     path = tmp_path / "x.ckpt"
     path.write_bytes(contents)
-    with pytest.raises(ValueError, match="x.ckpt is not a checkpoint"):
+    with pytest.raises(ValueError, match="x.ckpt is damaged or not a checkpoint"):
         load(path)
 
 

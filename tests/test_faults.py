@@ -140,8 +140,8 @@ def send_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     [
         ("SIGKILL", 25, ONE, -9),
         ("SIGTERM", 25, ONE, 143),
-        ("SIGINT", 3, ONE, 130),
-        ("SIGTERM", 29, ONE, 143),  # an epoch's last step
+        pytest.param("SIGINT", 3, ONE, 130, marks=pytest.mark.slow),
+        pytest.param("SIGTERM", 29, ONE, 143, marks=pytest.mark.slow),  # an epoch's last step
         pytest.param("SIGKILL", 25, TWO, -9, marks=pytest.mark.slow),
         pytest.param("SIGTERM", 25, TWO, 143, marks=pytest.mark.slow),
         pytest.param("SIGINT", 10, TWO, 130, marks=pytest.mark.slow),
