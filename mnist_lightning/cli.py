@@ -24,25 +24,19 @@ from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 import torch
-from jsonargparse import Namespace
 from jsonargparse.typing import restricted_number_type
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mnist_lightning.callbacks import SaveAndStop, Throughput, checkpoints
-from mnist_lightning.checkpoint import VerifiedCheckpointIO, newest_checkpoint, read_checkpoint
+from mnist_lightning.checkpoint import VerifiedCheckpointIO
 from mnist_lightning.classifier import MNISTClassifier
 from mnist_lightning.data import MNISTDataModule
 from mnist_lightning.files import replace_file
+from mnist_lightning.resume import use_checkpoint
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
-
-# Where the data lie and how they are cut for evaluation are no part of what a checkpoint is.
-FREE_DATA_SETTINGS = {"root", "eval_batch_size"}
-# What `validate`, `test` and `predict` must know of the data to read the same images as the run
-# did.
-IMAGE_SETTINGS = {"dataset", "val_size", "train_size", "split_seed"}
 
 TENSORBOARD = {
     "class_path": "TensorBoardLogger",
@@ -114,42 +108,12 @@ class CLI(LightningCLI):
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, then take from the checkpoint what was not given.
-
-        Raises:
-            ValueError: If something given contradicts the checkpoint, or none is given to read.
-        """
+        """Parse, then take from a checkpoint what was not given, see `use_checkpoint`."""
         super().parse_arguments(parser, args)
         subcommand = self.config.subcommand
-        config = self.config[subcommand]
-        if subcommand == "fit" and config.ckpt_path == "auto":
-            config.ckpt_path = _newest_of_name(config)
-        if config.ckpt_path is None:
-            if subcommand == "fit":
-                return
-            raise ValueError(f"{subcommand} needs --ckpt_path FILE, a checkpoint that fit wrote")
-        checkpoint = _read(config.ckpt_path)
-        if subcommand == "fit":
-            self._continue_folder(config, checkpoint["global_step"])
         given = parser.parse_args(args, defaults=False)[subcommand]
-        _take("model", checkpoint["hyper_parameters"], config, given, refuse=True)
-        data = checkpoint["datamodule_hyper_parameters"]
-        names = data.keys() - FREE_DATA_SETTINGS if subcommand == "fit" else IMAGE_SETTINGS
-        saved = {name: data[name] for name in sorted(names)}
-        _take("data", saved, config, given, refuse=subcommand == "fit")
-
-    def _continue_folder(self, config: Namespace, global_step: int) -> None:
-        """Let a run that goes on from its newest checkpoint do so in its own folder and curves."""
-        logger = config.trainer.logger
-        folder = Path(config.ckpt_path).resolve().parent.parent
-        if not _is_tensorboard(logger) or folder.parent != _name_folder(logger).resolve():
-            return
-        newest, _ = newest_checkpoint(folder)
-        if newest and newest.samefile(config.ckpt_path):
-            logger.init_args.version = folder.name
-            # What the run had logged after this checkpoint will come again.
-            logger.dict_kwargs = {"purge_step": global_step}
-            self.save_config_callback = None
+        if use_checkpoint(subcommand, self.config[subcommand], given):
+            self.save_config_callback = None  # its folder has one
 
     def before_instantiate_classes(self) -> None:
         """Let `fit` keep checkpoints and curves, and the others leave nothing behind."""
@@ -222,54 +186,6 @@ class CLI(LightningCLI):
         if isinstance(self.trainer.logger, TensorBoardLogger):
             folder = self.trainer.logger.save_dir
             print(f"see curves  {python} -m tensorboard.main --logdir {folder}")
-
-
-def _is_tensorboard(logger: Any) -> bool:
-    return isinstance(logger, Namespace) and logger.class_path.endswith("TensorBoardLogger")
-
-
-def _name_folder(logger: Namespace) -> Path:
-    """Return the folder of all runs of the logger's name."""
-    return Path(logger.init_args.save_dir) / (logger.init_args.name or "")
-
-
-def _newest_of_name(config: Namespace) -> str | None:
-    """Return the newest whole checkpoint of the run's name, and say which it is."""
-    if not _is_tensorboard(config.trainer.logger):
-        raise ValueError(
-            "--ckpt_path auto looks in the TensorBoardLogger's folder: keep that logger"
-        )
-    folder = _name_folder(config.trainer.logger)
-    path, damaged = newest_checkpoint(folder)
-    for line in damaged:
-        print(f"note: {line}", file=sys.stderr)
-    print(f"going on from {path}" if path else f"no checkpoint in {folder}: starting afresh")
-    return str(path) if path else None
-
-
-def _read(path: str) -> dict[str, Any]:
-    """Read a checkpoint; where it is damaged, name the newest whole one beside it."""
-    try:
-        return read_checkpoint(path)
-    except ValueError as error:
-        other, _ = newest_checkpoint(Path(path).parent.parent)
-        hint = f"; the newest whole one of its run is {other}" if other else ""
-        raise ValueError(f"{error}{hint}") from error
-
-
-def _take(
-    part: str, saved: dict[str, Any], config: Namespace, given: Namespace, refuse: bool
-) -> None:
-    """Put a checkpoint's settings where the user gave none; refuse or report a contradiction."""
-    for name, value in saved.items():
-        key = f"{part}.{name}"
-        if key not in given:
-            config[key] = value
-        elif config[key] != value:
-            message = f"{key} is {config[key]} here and {value} in the checkpoint"
-            if refuse:
-                raise ValueError(f"{message}: leave it out, or use another checkpoint")
-            print(f"note: {message}; {config[key]} is used", file=sys.stderr)
 
 
 def _keep_freed_memory() -> None:

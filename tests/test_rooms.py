@@ -13,12 +13,13 @@ MAY_KNOW = {
     "callbacks": set(),
     "checkpoint": {"classifier", "files", "network"},
     "classifier": {"network"},
-    "cli": {"callbacks", "checkpoint", "classifier", "data", "files"},
+    "cli": {"callbacks", "checkpoint", "classifier", "data", "files", "resume"},
     "data": {"augment", "files"},
     "files": set(),
     "network": set(),
+    "resume": {"checkpoint"},
 }
-MAY_IMPORT_LIGHTNING = {"callbacks", "checkpoint", "classifier", "cli", "data"}
+MAY_IMPORT_LIGHTNING = {"callbacks", "checkpoint", "classifier", "cli", "data", "resume"}
 
 
 def imports(module: str) -> set[str]:
