@@ -3,6 +3,7 @@
 import signal
 import time
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -25,8 +26,8 @@ def checkpoints(validates: bool) -> list[ModelCheckpoint]:
     )
 
 
-class SaveAndStop(Callback):
-    """Ends a run well on SIGTERM or Ctrl-C: after the step under way, with `last.ckpt` saved.
+class LoseNothing(Callback):
+    """Writes over no other run, and ends well on SIGTERM or Ctrl-C, with `last.ckpt` saved.
 
     The exit code is the shell's for the signal, 143 or 130, so that a scheduler sees that the run
     is not done. A second signal acts at once.
@@ -38,6 +39,18 @@ class SaveAndStop(Callback):
     def __init__(self, last: ModelCheckpoint) -> None:
         self.last = last
         self.received: signal.Signals | None = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse to write over the checkpoints of another run.
+
+        Raises:
+            ValueError: If a run that begins anew finds some in its folder.
+        """
+        if trainer.ckpt_path is None and list(Path(str(self.last.dirpath)).glob("*.ckpt")):
+            raise ValueError(
+                f"{self.last.dirpath} holds another run's checkpoints: "
+                "go on from them with --ckpt_path auto, or give this run a folder of its own"
+            )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over both signals; Lightning gives them back at the end."""
@@ -59,7 +72,9 @@ class SaveAndStop(Callback):
         received = self.received is not None
         if trainer.world_size > 1:  # all processes stop at the same step, whoever was told
             received = trainer.strategy.reduce_boolean_decision(received, all=False)
-        if received and not trainer.is_last_batch:
+        # Half of an accumulated gradient is in no checkpoint, so such a step is finished first.
+        whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if received and whole and not trainer.is_last_batch:
             # Lightning logs a step after this hook, which this step will not come to.
             trainer._logger_connector.update_train_step_metrics()
             trainer.save_checkpoint(f"{self.last.dirpath}/last.ckpt", weights_only=False)

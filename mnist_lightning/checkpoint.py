@@ -55,6 +55,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             damaged = archive.testzip()
         if damaged is None:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:  # the disk's fault, not the file's
+        raise
     except Exception as error:  # of seven kinds, by where the damage is
         raise ValueError(f"{path} is damaged or not a checkpoint") from error
     if damaged is not None:
@@ -98,9 +100,12 @@ def load(path: str | Path) -> ConvNet:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not a whole checkpoint of this project.
+        ValueError: If the file is not a whole checkpoint of this project, or of another network.
     """
     checkpoint = read_checkpoint(path)
     classifier = MNISTClassifier(**checkpoint["hyper_parameters"])
-    classifier.load_state_dict(checkpoint["state_dict"])
+    try:
+        classifier.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise ValueError(f"{path} holds another network than this version builds") from error
     return classifier.network.eval()

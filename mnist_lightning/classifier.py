@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 from torchmetrics.functional.classification import multiclass_accuracy
 
@@ -38,7 +39,8 @@ class MNISTClassifier(pl.LightningModule):
         batch_norm: False leaves out every batch norm, as the article's notebook does.
         learning_rate: Adam's; with the `one_cycle` schedule, its peak.
         schedule: `one_cycle` rises over the first 30% of all steps and falls to almost 0 over the
-            others (torch's OneCycleLR); `constant` keeps the learning rate as it is.
+            others, while Adam's first beta moves from 0.95 to 0.85 and back (torch's OneCycleLR);
+            `constant` keeps both as they are, at 0.9 for beta.
 
     Raises:
         ValueError: If a value is out of its range.
@@ -64,6 +66,7 @@ class MNISTClassifier(pl.LightningModule):
         self.learning_rate = learning_rate
         self.schedule = schedule
         self.metrics = nn.ModuleDict({"val": _metrics(), "test": _metrics()})
+        self.losses = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return logits `(B, 10)` for pixels `(B, 1, 28, 28)` in [0, 1]."""
@@ -74,11 +77,19 @@ class MNISTClassifier(pl.LightningModule):
         self.seed = torch.initial_seed()
 
     def on_train_start(self) -> None:
-        """Refuse to resume a one-cycle schedule that was planned for another number of steps.
+        """Refuse to go on where the processes or the schedule do not fit together.
 
         Raises:
-            ValueError: If the checkpoint's schedule does not end where this run does.
+            ValueError: If the processes start at different steps, or the checkpoint's one-cycle
+                schedule was planned for another number of steps than this run's.
         """
+        step = torch.tensor([self.global_step], device=self.device)
+        starts = torch.as_tensor(self.all_gather(step)).flatten()
+        if (starts != starts[0]).any():
+            raise ValueError(
+                f"the processes start at the steps {starts.tolist()}: "
+                "their machines must see the same checkpoints, on a disk that they share"
+            )
         if self.schedule == "one_cycle":
             planned = self.lr_schedulers().total_steps  # type: ignore[union-attr]
             steps = self.trainer.estimated_stepping_batches
@@ -88,13 +99,34 @@ class MNISTClassifier(pl.LightningModule):
                     f"after {steps:,}: resume with the max_epochs that it was started with"
                 )
 
+    def on_validation_start(self) -> None:
+        """Let all processes validate one network; batch norm's means are each one's own."""
+        self._share_statistics()
+
+    def on_train_epoch_end(self) -> None:
+        """Let all processes end an epoch with one network, also where nothing is validated."""
+        self._share_statistics()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Mark the checkpoint with its format."""
+        """Mark the checkpoint with its format.
+
+        Raises:
+            ValueError: If a weight is not finite, so that no run goes on from such a checkpoint.
+        """
+        for name, weight in checkpoint["state_dict"].items():
+            if not torch.isfinite(weight).all():
+                raise ValueError(
+                    f"{name} is not finite after step {self.global_step} and was not saved: "
+                    "try a smaller learning_rate"
+                )
         checkpoint["mnist_lightning_format"] = CHECKPOINT_FORMAT
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout for this step and rank."""
-        entropy = np.random.SeedSequence((self.seed, self.global_step, self.global_rank))
+        step = (
+            self.trainer.fit_loop.total_batch_idx
+        )  # counts batches where gradients accumulate too
+        entropy = np.random.SeedSequence((self.seed, step, self.global_rank))
         torch.manual_seed(int(entropy.generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -141,14 +173,20 @@ class MNISTClassifier(pl.LightningModule):
         )
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
+    def _share_statistics(self) -> None:
+        if self.trainer.world_size > 1 and self.trainer.state.fn == "fit":
+            for buffer in self.network.buffers():
+                buffer.copy_(self.trainer.strategy.broadcast(buffer))
+
     def _evaluate(self, stage: str, batch: Batch) -> None:
         pixels, labels = batch
         logits = self(pixels)
         for name, metric in self.metrics[stage].items():  # type: ignore[operator]
             metric.update(logits.softmax(dim=1), labels)
             self.log(f"{stage}/{name}", metric, prog_bar=name == "accuracy")
-        loss = F.cross_entropy(logits, labels)
-        self.log(f"{stage}/loss", loss, batch_size=len(labels), sync_dist=True)
+        # Not Lightning's own mean: it rounds the number of images down to a multiple of the ranks.
+        self.losses[stage].update(F.cross_entropy(logits, labels), len(labels))  # type: ignore[operator]
+        self.log(f"{stage}/loss", self.losses[stage])  # type: ignore[arg-type]
         errors = (logits.argmax(dim=1) != labels).sum().float()
         self.log(f"{stage}/errors", errors, reduce_fx="sum", sync_dist=True)
 

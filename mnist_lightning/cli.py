@@ -29,7 +29,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from mnist_lightning.callbacks import SaveAndStop, Throughput, checkpoints
+from mnist_lightning.callbacks import LoseNothing, Throughput, checkpoints
 from mnist_lightning.checkpoint import VerifiedCheckpointIO
 from mnist_lightning.classifier import MNISTClassifier
 from mnist_lightning.data import MNISTDataModule
@@ -46,7 +46,7 @@ TENSORBOARD = {
 
 def main() -> None:
     """Run the command line; a user's mistake ends it with one line and an exit code not 0."""
-    _keep_freed_memory()
+    keep_freed_memory()
     _silence_what_no_user_can_change()
     try:
         CLI(
@@ -94,6 +94,13 @@ class CLI(LightningCLI):
             help="Seed of the weights, the order of the images, their warps and dropout.",
         )
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return Lightning's subcommands, each with the arguments that are no flags."""
+        subcommands = LightningCLI.subcommands()
+        subcommands["predict"].add("return_predictions")  # they go to a file
+        return subcommands
+
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
@@ -122,7 +129,7 @@ class CLI(LightningCLI):
             if not config.data.val_size:
                 config.trainer.limit_val_batches = 0
             self.checkpoints = checkpoints(validates=config.trainer.limit_val_batches != 0)
-            always = [SaveAndStop(self.checkpoints[-1]), Throughput(), *self.checkpoints]
+            always = [LoseNothing(self.checkpoints[-1]), Throughput(), *self.checkpoints]
             self.trainer_defaults["callbacks"] = always
         else:
             config.trainer.logger = config.trainer.enable_checkpointing = False
@@ -132,7 +139,11 @@ class CLI(LightningCLI):
         """Give the trainer its way of writing and reading checkpoints."""
         plugins = self._get(self.config_init, "trainer").plugins or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
-        return super().instantiate_trainer(plugins=[*plugins, VerifiedCheckpointIO()], **kwargs)
+        kwargs["plugins"] = [*plugins, VerifiedCheckpointIO()]
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ValueError as error:  # flags that do not go together
+            raise MisconfigurationException(str(error)) from error
 
     def before_validate(self) -> None:
         """Refuse to validate on nothing.
@@ -182,13 +193,15 @@ class CLI(LightningCLI):
         if python.is_relative_to(Path.cwd()):
             python = python.relative_to(Path.cwd())
         print(f"\ncheckpoint  {path}")
-        print(f"test it     {python} -m mnist_lightning test --ckpt_path {path}")
+        root = self.config.fit.data.root
+        where = "" if root == "data" else f" --data.root {root}"
+        print(f"test it     {python} -m mnist_lightning test --ckpt_path {path}{where}")
         if isinstance(self.trainer.logger, TensorBoardLogger):
             folder = self.trainer.logger.save_dir
             print(f"see curves  {python} -m tensorboard.main --logdir {folder}")
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc keep freed blocks instead of returning each to the kernel: steps gain a quarter."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:  # other C libraries lack it
@@ -206,6 +219,8 @@ def _silence_what_no_user_can_change() -> None:
     )
     # `Batches` asks the trainer where an epoch goes on; it keeps no state of its own.
     warnings.filterwarnings("ignore", message=".*dataloader is not resumable")
+    # One that goes on in another folder begins a new list of best checkpoints there.
+    warnings.filterwarnings("ignore", message="The dirpath has changed from")
     # A run that goes on does so in its own folder.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     unwanted = ("litlogger", "litmodels", "TPU available", "to estimate number of stepping batches")

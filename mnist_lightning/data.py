@@ -1,10 +1,15 @@
 """MNISTDataModule: archives -> torchvision's MNIST -> uint8 tensors -> batches by index."""
 
 import gzip
+import os
+import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
+from urllib.error import URLError
 
 import lightning.pytorch as pl
 import numpy as np
@@ -119,24 +124,14 @@ class MNISTDataModule(pl.LightningDataModule):
             self.train_indices = stratified_sample(labels, rest, self.train_size, self.split_seed)
 
     def train_dataloader(self) -> "Batches":
-        """Return the training batches, shuffled and with their warps.
-
-        Raises:
-            ValueError: If a process would get less than the two images that batch norm needs.
-        """
-        batches = self._batches(
+        """Return the training batches, shuffled and with their warps."""
+        return self._batches(
             self.train_indices,
             self.batch_size,
             shuffle_seed=self.seed,
             warp_ranges=self.warp_ranges if any(self.warp_ranges.values()) else None,
             progress=self._progress,
         )
-        if self.train_size // (len(batches) * batches.num_ranks) < 2:
-            raise ValueError(
-                f"train_size {self.train_size} in steps of batch_size {self.batch_size} leaves one "
-                f"of {batches.num_ranks} process(es) less than the 2 images that batch norm needs"
-            )
-        return batches
 
     def val_dataloader(self) -> "Batches | list[Any]":
         """Return the held-out images in their order, or an empty list where there are none."""
@@ -177,6 +172,12 @@ class MNISTDataModule(pl.LightningDataModule):
         batches = Batches(self.images, self.labels, indices, batch_size, **training)
         if self.trainer:
             batches.rank, batches.num_ranks = self.trainer.global_rank, self.trainer.world_size
+        least = 2 if training else 1  # batch norm needs two images
+        if len(indices) // (len(batches) * batches.num_ranks) < least:
+            raise ValueError(
+                f"{len(indices):,} images in steps of {batch_size} on {batches.num_ranks} "
+                f"process(es): one would get less than {least} in a step; choose larger steps"
+            )
         return batches
 
     def _progress(self) -> tuple[int, int]:
@@ -274,12 +275,19 @@ def _torchvision_class(name: str) -> Any:
 def _download(dataset: Any, folder: Path, name: str, md5: str) -> None:
     from torchvision.datasets.utils import download_url
 
-    for mirror in dataset.mirrors:
-        try:
-            download_url(mirror + name, str(folder), name, md5)
-            return
-        except (RuntimeError, OSError):
-            continue
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(30)  # seconds; torchvision itself would wait for ever
+    try:
+        for mirror in dataset.mirrors:
+            with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as partial:
+                try:
+                    download_url(mirror + name, partial, name, md5)
+                except (RuntimeError, URLError, ConnectionError, TimeoutError, HTTPException):
+                    continue
+                os.replace(Path(partial, name), folder / name)
+                return
+    finally:
+        socket.setdefaulttimeout(timeout)
     names = ", ".join(name for name, _ in dataset.resources)
     raise OSError(
         f"{dataset.__name__} is not in {folder} and could not be downloaded; "

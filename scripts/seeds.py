@@ -61,7 +61,9 @@ def run(row: str, seed: int, test: bool, fit_arguments: list[str]) -> dict[str, 
         classifier = MNISTClassifier(**checkpoint["hyper_parameters"])
         classifier.load_state_dict(checkpoint["state_dict"])
         data = MNISTDataModule(**checkpoint["datamodule_hyper_parameters"])
-        trainer = pl.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False)
+        trainer = pl.Trainer(
+            devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False
+        )
         result.update(trainer.test(classifier, data, verbose=False)[0])
     result["settings"] = settings
     result["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads"

@@ -1,4 +1,5 @@
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ CHECKPOINT = "runs/smoke/version_0/checkpoints/best.ckpt"
         (["fit", "--seed_everything=-1"], "seed_everything"),
         (["fit", "--seed_everything=true"], "seed_everything"),
         (["fit", "--trainer.accelerator=tpu"], "torch_xla"),
+        (["fit", "--trainer.strategy=foo"], "foo"),
         (["test"], "test needs --ckpt_path FILE"),
         (["predict"], "predict needs --ckpt_path FILE"),
         (["train"], "invalid choice: 'train'"),
@@ -55,7 +57,6 @@ def test_a_library_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
         int("a bug, not a user's mistake")
 
     monkeypatch.setattr(cli.CLI, "before_instantiate_classes", fail)
-    monkeypatch.setattr(cli, "_raised_here", lambda error: False)
     with pytest.raises(ValueError, match="a bug"):
         call(monkeypatch, "fit")
 
@@ -147,6 +148,19 @@ def test_every_shipped_config_lies_over_base(
     config = printed(monkeypatch, capsys, "--config", CONFIGS / "base.yaml", "--config", path)
     assert config["trainer"]["logger"]["init_args"]["name"] == path.stem
     assert config["trainer"]["logger"]["init_args"]["save_dir"] == "runs"
+
+
+def test_every_fit_in_the_readme_parses(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(CONFIGS.parent)
+    text = (CONFIGS.parent / "README.md").read_text()
+    commands = re.findall(r"^    .*-m mnist_lightning fit (.*)$", text, re.M)
+    assert len(commands) >= 6
+    for command in commands:
+        if "auto" not in command:
+            arguments = command.replace("--help", "").split()
+            assert printed(monkeypatch, capsys, *arguments)["seed_everything"] == 42
 
 
 def test_a_flag_after_a_config_wins(

@@ -5,6 +5,7 @@ import shutil
 import stat
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -271,5 +272,13 @@ def test_values_out_of_range_are_refused(arguments: dict) -> None:
 
 
 def test_a_step_of_one_image_is_refused_before_batch_norm_fails(root: str) -> None:
-    with pytest.raises(ValueError, match="less than the 2 images"):
+    with pytest.raises(ValueError, match="less than 2 in a step"):
         fit_data(root, train_size=3, batch_size=2).train_dataloader()
+
+
+def test_an_empty_share_of_a_step_is_refused() -> None:
+    with pytest.raises(ValueError, match="5 images in steps of 1 on 2 process"):
+        share = MNISTDataModule()
+        share.images, share.labels = torch.zeros(5, 28, 28), torch.zeros(5)
+        share.trainer = SimpleNamespace(global_rank=0, world_size=2)  # type: ignore[assignment]
+        share._batches(np.arange(5), 1)

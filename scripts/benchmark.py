@@ -1,0 +1,578 @@
+"""Measures the speed of training and use, on this machine, and what it is made of.
+
+    python scripts/benchmark.py train     # fit against a plain loop, the obvious port and the limit
+    python scripts/benchmark.py levers    # what each choice for speed gains, and what gains nothing
+    python scripts/benchmark.py parts     # where a step's time goes
+    python scripts/benchmark.py predict   # images a second, and one image's latency
+    python scripts/benchmark.py start     # from the command to its first step
+    python scripts/benchmark.py scale     # over batch sizes and processes, with peak memory
+
+Every figure is a median over turns, taken in alternation: turn 1 of all rows, then turn 2, so that
+a slow minute of the machine meets them all. Nothing else should run meanwhile. Each prints a
+Markdown table; `--json FILE` appends its rows to a file, one JSON line each.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+
+from mnist_lightning.augment import to_pixels, warp
+from mnist_lightning.callbacks import Throughput
+from mnist_lightning.cli import keep_freed_memory
+from mnist_lightning.data import MNISTDataModule
+from mnist_lightning.network import ConvNet
+
+BASE = Path(__file__).parents[1] / "configs" / "base.yaml"
+Rows = list[dict[str, Any]]
+
+
+# -- what is timed: one turn each, in a process of its own
+
+
+def fit(batch: int, steps: int, processes: int = 1) -> tuple[float, float]:
+    """Run the real command for two epochs: images/s in the second, and peak memory in GB."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "mnist_lightning", "fit", f"--config={BASE}"]
+        command += [f"--data.batch_size={batch}", f"--data.train_size={batch * steps}"]
+        command += ["--data.val_size=0", "--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
+        command += [
+            f"--trainer.devices={processes}",
+            f"--trainer.logger.init_args.save_dir={folder}",
+        ]
+        with open(Path(folder) / "output.txt", "w+") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            output.seek(0)
+            assert process.returncode == 0, output.read()
+        log = EventAccumulator(str(Path(folder) / "base" / "version_0")).Reload()
+        rate = log.Scalars("train/images_per_second")[-1].value
+    return rate, usage.ru_maxrss / (2**20 if sys.platform == "linux" else 2**30)
+
+
+def plain_loop(batch: int, steps: int, tuned_allocator: bool = True) -> float:
+    """Do what `fit` does without Lightning: images/s in the second of two epochs."""
+    if tuned_allocator:
+        keep_freed_memory()
+    data = training_data(batch, steps)
+    step = training_step(ConvNet().to(memory_format=torch.channels_last), total_steps=2 * steps)
+    for _ in range(2):
+        started = None
+        for images, labels, matrices in data.train_dataloader():
+            started = started or time.perf_counter()
+            step(warp(to_pixels(images), matrices), labels)
+    assert started
+    return batch * steps / (time.perf_counter() - started)
+
+
+def obvious_port(batch: int, steps: int, augment: bool) -> float:
+    """Train as tutorials do, image by image, in torch's default layout: images/s."""
+    from torch.utils.data import DataLoader, Subset
+    from torchvision import datasets, transforms
+
+    affine = transforms.RandomAffine(8, (0.08, 0.08), (0.92, 1.08), math.degrees(0.3))
+    transform = transforms.Compose([*([affine] if augment else []), transforms.ToTensor()])
+    images = Subset(datasets.MNIST("data", transform=transform), range(batch * steps))
+    loader = DataLoader(images, batch, shuffle=True, num_workers=2, persistent_workers=True)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        callbacks=[Throughput()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(ObviousModule(), loader)
+    return float(trainer.callback_metrics["train/images_per_second"])
+
+
+class ObviousModule(pl.LightningModule):
+    """The same network as a first Lightning module would hold it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = ConvNet()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of a batch."""
+        images, labels = batch
+        logits = self.network(images)
+        loss = F.cross_entropy(logits, labels)
+        self.log("train_loss", loss, prog_bar=True)
+        self.log("train_accuracy", (logits.argmax(1) == labels).float().mean(), prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam."""
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+def keras_port(batch: int, steps: int) -> float:
+    """Train the article's network with its generator in today's Keras: images/s."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    from tensorflow import keras
+
+    layers = keras.layers
+    network = keras.Sequential([keras.Input((28, 28, 1))])
+    for block, channels in enumerate((32, 32, 64, 64)):
+        network.add(layers.Conv2D(channels, 3))
+        network.add(layers.BatchNormalization())
+        network.add(layers.ReLU())
+        if block % 2:
+            network.add(layers.MaxPooling2D())
+    network.add(layers.Flatten())
+    network.add(layers.Dense(512))
+    network.add(layers.BatchNormalization())
+    network.add(layers.ReLU())
+    network.add(layers.Dropout(0.2))
+    network.add(layers.Dense(10, activation="softmax"))
+    network.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    generator = keras.preprocessing.image.ImageDataGenerator(
+        rotation_range=8,
+        width_shift_range=0.08,
+        height_shift_range=0.08,
+        shear_range=math.degrees(0.3),
+        zoom_range=0.08,
+    )
+    data = training_data(batch, steps)
+    images = data.images[: batch * steps].unsqueeze(3).float().div(255).numpy()
+    batches = generator.flow(images, data.labels[: batch * steps].numpy(), batch_size=batch)
+    network.fit(batches, verbose=0)
+    started = time.perf_counter()
+    network.fit(batches, verbose=0)
+    return batch * steps / (time.perf_counter() - started)
+
+
+def machine_limit() -> float:
+    """Divide the rate of a large matrix product by the network's arithmetic: images/s."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        ConvNet()(torch.rand(2, 1, 28, 28)).sum().backward()
+    a, b = torch.rand(2, 2048, 2048)
+    times = []
+    for _ in range(10):
+        started = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - started)
+    return 2 * 2048**3 / statistics.median(times) / (counter.get_total_flops() / 2)
+
+
+# -- what they share
+
+
+def training_data(batch: int, steps: int) -> MNISTDataModule:
+    """Return the data of `fit`'s command, ready."""
+    data = MNISTDataModule(batch_size=batch, train_size=batch * steps, val_size=0)
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def training_step(
+    network: nn.Module, total_steps: int, fused: bool = True, bfloat16: bool = False
+) -> Callable[[Tensor, Tensor], None]:
+    """Return a function of pixels and labels that trains the network by one step."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3, fused=fused)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps)
+
+    def step(pixels: Tensor, labels: Tensor) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss = F.cross_entropy(network(pixels), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+
+    return step
+
+
+def fresh(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a process of its own, so that no turn inherits another's memory."""
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_to_devnull) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def _to_devnull() -> None:
+    # Progress bars are drawn, as for a user, but not over this script's own.
+    sys.stdout = sys.stderr = open(os.devnull, "w")
+
+
+def take_turns(rows: Mapping[str, Callable[[], Any]], turns: int) -> dict[str, list[Any]]:
+    """Call each row's function once a turn, and tell on stderr how far it is."""
+    results: dict[str, list[Any]] = {name: [] for name in rows}
+    for turn in range(turns):
+        for name, function in rows.items():
+            print(f"\r\033[Kturn {turn + 1} of {turns}: {name}", end="", file=sys.stderr)
+            results[name].append(function())
+    print("\r\033[K", end="", file=sys.stderr, flush=True)
+    return results
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """Return how long a call takes."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def spread(values: list[float], form: str = ",.0f") -> str:
+    """Write the lowest and highest of some values."""
+    return f"{min(values):{form}} to {max(values):{form}}"
+
+
+# -- the subcommands
+
+
+def train(options: argparse.Namespace) -> Rows:
+    """Compare fit with a plain loop, the obvious port, Keras and the machine's limit."""
+    size = options.batch, options.steps
+    training_data(*size)  # so that the files are there
+    rows: dict[str, Callable[[], float]] = {
+        "fit": lambda: fit(*size)[0],
+        "plain loop": partial(fresh, plain_loop, *size),
+        "obvious port": partial(fresh, obvious_port, *size, True),
+        "obvious port, not augmented": partial(fresh, obvious_port, *size, False),
+        "machine's limit": partial(fresh, machine_limit),
+    }
+    if find_spec("tensorflow") and find_spec("scipy"):
+        rows["Keras"] = partial(fresh, keras_port, *size)
+    rates = take_turns(rows, options.turns)
+    reference = rates["fit"]
+    return [
+        {
+            "batch": options.batch,
+            "row": name,
+            "images/s": f"{statistics.median(values):,.0f}",
+            "low to high": spread(values),
+            # The ratio of each turn's neighbours, which a slow minute of the machine leaves alone.
+            "fit is": _ratio(reference, values),
+        }
+        for name, values in rates.items()
+    ]
+
+
+def levers(options: argparse.Namespace) -> Rows:
+    """Time a step on one batch with one choice changed at a time."""
+    keep_freed_memory()
+    data = training_data(options.batch, 1)
+    images, labels, matrices = next(iter(data.train_dataloader()))
+    pixels = warp(to_pixels(images), matrices)
+
+    def network(change: str) -> nn.Module:
+        net: nn.Module = ConvNet(tuple(options.channels), options.hidden)
+        for name, layer in list(net.named_children()):
+            if change == "biases before batch norm" and getattr(layer, "bias", 0) is None:
+                layer.bias = nn.Parameter(torch.zeros(layer.weight.shape[0]))  # type: ignore
+            if change == "ReLU in place" and isinstance(layer, nn.ReLU):
+                layer.inplace = True
+            if change == "ReLU before pool" and name.startswith("pool"):
+                index = [child for child, _ in net.named_children()].index(name)
+                net[index], net[index + 1] = net[index + 1], net[index]  # type: ignore
+        if change != "contiguous layout":
+            net.to(memory_format=torch.channels_last)
+        return torch.compile(net) if change == "torch.compile" else net  # type: ignore
+
+    changes = ["as it is", "contiguous layout", "biases before batch norm", "ReLU before pool"]
+    changes += ["Adam not fused", "ReLU in place", "torch.compile", "bfloat16 autocast"]
+    rows = {}
+    for change in changes:
+        step = training_step(
+            network(change),
+            total_steps=10**6,
+            fused=change != "Adam not fused",
+            bfloat16=change == "bfloat16 autocast",
+        )
+        for _ in range(3):
+            step(pixels, labels)
+
+        rows[change] = partial(_per_call, step, pixels, labels)
+    times = take_turns(rows, 4 * options.turns)
+    size = options.batch, options.steps
+    rates = take_turns(
+        {
+            "fresh": partial(fresh, plain_loop, *size),
+            "freed memory goes back to the kernel": partial(fresh, plain_loop, *size, False),
+        },
+        options.turns,
+    )
+    tuned = [options.batch / rate for rate in rates.pop("fresh")]
+    both = [(name, times["as it is"], values) for name, values in times.items()]
+    both += [(name, tuned, [options.batch / r for r in values]) for name, values in rates.items()]
+    return [
+        {
+            "batch": options.batch,
+            "channels": "-".join(map(str, options.channels)),
+            "step": name,
+            "n": len(values),
+            "ms": f"{1000 * statistics.median(values):.1f}",
+            "low to high": spread([1000 * value for value in values], ".1f"),
+            "time": _ratio(values, reference),
+        }
+        for name, reference, values in both
+    ]
+
+
+def parts(options: argparse.Namespace) -> Rows:
+    """Time the parts of a plain step, and Lightning's share as fit's step less the plain one."""
+    keep_freed_memory()
+    data = training_data(options.batch, options.steps)
+    network = ConvNet().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3, fused=True)
+    times: dict[str, list[float]] = {}
+    clock = time.perf_counter()
+
+    def lap(name: str) -> None:
+        nonlocal clock
+        now = time.perf_counter()
+        times.setdefault(name, []).append(now - clock)
+        clock = now
+
+    def epoch() -> None:
+        for images, labels, matrices in data.train_dataloader():
+            lap("index")
+            pixels = warp(to_pixels(images), matrices)
+            lap("warp")
+            loss = F.cross_entropy(network(pixels), labels)
+            lap("forward")
+            optimizer.zero_grad()
+            loss.backward()
+            lap("backward")
+            optimizer.step()
+            lap("optimizer")
+
+    epoch()  # to warm up
+    times.clear()
+    for _ in range(options.turns):
+        clock = time.perf_counter()
+        epoch()
+    size = options.batch, options.steps
+    rates = take_turns(
+        {"fit": lambda: fit(*size)[0], "plain": partial(fresh, plain_loop, *size)}, options.turns
+    )
+    times["Lightning, logging, schedule"] = [
+        options.batch / of_fit - options.batch / plain
+        for of_fit, plain in zip(rates["fit"], rates["plain"], strict=True)
+    ]
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    total = sum(medians.values())
+    rows = [
+        {
+            "batch": options.batch,
+            "part": name,
+            "n": len(times[name]),
+            "ms": f"{1000 * median:.2f}",
+            "share": f"{median / total:.1%}",
+        }
+        for name, median in medians.items()
+    ]
+    with torch.profiler.profile() as profile:
+        epoch()
+    kernels = sorted(profile.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in kernels)
+    rows += [
+        {
+            "batch": options.batch,
+            "part": f"`{event.key}`",
+            "n": event.count,
+            "ms": f"{event.self_cpu_time_total / 1000 / options.steps:.2f}",
+            "share": f"{event.self_cpu_time_total / total:.1%}",
+        }
+        for event in kernels[:14]
+    ]
+    return rows
+
+
+def predict(options: argparse.Namespace) -> Rows:
+    """Time the network in eval mode: batches for their rate, single images for their latency."""
+    keep_freed_memory()
+    data = training_data(2, 1)
+    pixels = to_pixels(data.images[:2000])
+    network = ConvNet().to(memory_format=torch.channels_last).eval()
+    engines: dict[str, Callable[[Tensor], Any]] = {"torch": torch.inference_mode()(network)}
+    if find_spec("onnxruntime") and find_spec("onnxscript"):
+        engines["onnxruntime"] = _onnx(network)
+
+    def rate(engine: Callable[[Tensor], Any], size: int) -> float:
+        return len(pixels) / seconds(lambda: [engine(batch) for batch in pixels.split(size)])
+
+    sizes = (1, 32, 100, 250, 500, 1000, 2000)
+    rates = take_turns(
+        {f"{name} {b}": partial(rate, run, b) for name, run in engines.items() for b in sizes},
+        options.turns,
+    )
+    rows: Rows = [
+        {
+            "engine": label.split()[0],
+            "batch": label.split()[1],
+            "images/s": f"{statistics.median(values):,.0f}",
+            "p50 ms": "",
+            "p99 ms": "",
+        }
+        for label, values in rates.items()
+    ]
+    for row in rows:
+        if row["batch"] == "1":
+            engine = engines[row["engine"]]
+            times = [seconds(lambda run=engine, i=i: run(pixels[i : i + 1])) for i in range(1000)]  # type: ignore
+            cuts = statistics.quantiles(times, n=100)
+            row["p50 ms"], row["p99 ms"] = f"{1000 * cuts[49]:.2f}", f"{1000 * cuts[98]:.2f}"
+    return rows
+
+
+def start(options: argparse.Namespace) -> Rows:
+    """Time whole processes: the bare import, --help, and a fit of one step."""
+    training_data(2, 1)
+    python, module = sys.executable, "mnist_lightning"
+    with tempfile.TemporaryDirectory() as folder:
+        commands = {
+            "import lightning.pytorch.cli": [python, "-c", "import lightning.pytorch.cli"],
+            f"{module} --help": [python, "-m", module, "--help"],
+            f"{module} fit, 1 step": [
+                *(python, "-m", module, "fit", f"--config={BASE}", "--trainer.max_steps=1"),
+                *("--data.val_size=0", f"--trainer.logger.init_args.save_dir={folder}"),
+            ],
+        }
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": True}
+        calls = {
+            name: partial(seconds, partial(subprocess.run, command, **quiet))
+            for name, command in commands.items()
+        }
+        times = take_turns(calls, options.turns)
+    reference = times["import lightning.pytorch.cli"]
+    return [
+        {
+            "process": name,
+            "seconds": f"{statistics.median(values):.2f}",
+            "low to high": spread(values, ".2f"),
+            "of the import": _ratio(values, reference),
+        }
+        for name, values in times.items()
+    ]
+
+
+def scale(options: argparse.Namespace) -> Rows:
+    """Time fit over batch sizes and processes; each process of two has one thread."""
+    training_data(2, 1)
+    cases = {
+        f"{batch} {processes}": partial(fit, batch, min(options.steps, 60_000 // batch), processes)
+        for batch in (32, 128, 512, 2048)
+        for processes in (1, 2)
+    }
+    return [
+        {
+            "batch": int(label.split()[0]),
+            "processes": int(label.split()[1]),
+            "images/s": f"{statistics.median(rate for rate, _ in values):,.0f}",
+            "low to high": spread([rate for rate, _ in values]),
+            "peak GB a process": f"{max(memory for _, memory in values):.2f}",
+        }
+        for label, values in take_turns(cases, options.turns).items()
+    ]
+
+
+def _per_call(function: Callable[..., Any], *arguments: Any) -> float:
+    return seconds(lambda: [function(*arguments) for _ in range(5)]) / 5
+
+
+def _ratio(values: list[float], reference: list[float]) -> str:
+    return f"{statistics.median(v / r for v, r in zip(values, reference, strict=True)):.2f} x"
+
+
+def _onnx(network: nn.Module) -> Callable[[Tensor], Any]:
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/network.onnx"
+        batch = torch.export.Dim("batch")
+        torch.onnx.export(
+            network,
+            (torch.zeros(2, 1, 28, 28),),
+            path,
+            input_names=["pixels"],
+            dynamic_shapes=({0: batch},),
+            external_data=False,
+            verbose=False,
+        )
+        session = onnxruntime.InferenceSession(path)
+    return lambda pixels: session.run(None, {"pixels": pixels.numpy()})
+
+
+def header(options: argparse.Namespace) -> str:
+    """Say on what, with what and by which command the table was made."""
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(
+            (line.split(": ")[1] for line in lines if line.startswith("model name")), model
+        )
+    packages = ["torch", "lightning"]
+    packages += [
+        name for name in ("onnxruntime", "tensorflow-cpu") if find_spec(name.split("-")[0])
+    ]
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    return (
+        f"`python scripts/benchmark.py {' '.join(sys.argv[1:])}`, {time.strftime('%Y-%m-%d')}: "
+        f"{model}, {torch.get_num_threads()} threads, float32; Python {platform.python_version()}, "
+        f"{versions}; median of n = {options.turns} turns in alternation."
+    )
+
+
+def main() -> None:
+    """Parse the command line, measure, and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--turns", type=int, default=5, help="turns of each row (default: 5)")
+    shared.add_argument("--batch", type=int, default=64, help="images a step (default: 64)")
+    shared.add_argument("--steps", type=int, default=60, help="steps of a turn (default: 60)")
+    shared.add_argument("--json", type=Path, metavar="FILE", help="append the rows to this file")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for function in (train, levers, parts, predict, start, scale):
+        assert function.__doc__
+        command = commands.add_parser(
+            function.__name__, parents=[shared], help=function.__doc__, description=function.__doc__
+        )
+        command.set_defaults(function=function)
+        if function is levers:
+            command.add_argument("--channels", type=int, nargs="+", default=[32, 64])
+            command.add_argument("--hidden", type=int, default=512)
+    options = parser.parse_args()
+
+    head = header(options)
+    rows = options.function(options)
+    print(f"{head}\n")
+    print(f"| {' | '.join(rows[0])} |")
+    print(f"|{'---|' * len(rows[0])}")
+    for row in rows:
+        print(f"| {' | '.join(map(str, row.values()))} |")
+    if options.json:
+        with options.json.open("a") as file:
+            for row in rows:
+                file.write(json.dumps({"benchmark": options.command, **row, "about": head}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
