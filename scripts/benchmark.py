@@ -34,6 +34,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
@@ -66,8 +67,7 @@ def fit(batch: int, steps: int, processes: int = 1) -> tuple[float, float]:
             process.returncode = os.waitstatus_to_exitcode(status)
             output.seek(0)
             assert process.returncode == 0, output.read()
-        log = EventAccumulator(str(Path(folder) / "base" / "version_0")).Reload()
-        rate = log.Scalars("train/images_per_second")[-1].value
+        rate = logged_rate(Path(folder) / "base" / "version_0")
     return rate, usage.ru_maxrss / (2**20 if sys.platform == "linux" else 2**30)
 
 
@@ -95,16 +95,15 @@ def obvious_port(batch: int, steps: int, augment: bool) -> float:
     transform = transforms.Compose([*([affine] if augment else []), transforms.ToTensor()])
     images = Subset(datasets.MNIST("data", transform=transform), range(batch * steps))
     loader = DataLoader(images, batch, shuffle=True, num_workers=2, persistent_workers=True)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=2,
-        callbacks=[Throughput()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(ObviousModule(), loader)
-    return float(trainer.callback_metrics["train/images_per_second"])
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            max_epochs=2,
+            callbacks=[Throughput()],
+            logger=TensorBoardLogger(folder, "", ""),
+        )
+        trainer.fit(ObviousModule(), loader)
+        return logged_rate(Path(folder))
 
 
 class ObviousModule(pl.LightningModule):
@@ -188,6 +187,12 @@ def training_data(batch: int, steps: int) -> MNISTDataModule:
     data.prepare_data()
     data.setup("fit")
     return data
+
+
+def logged_rate(folder: Path) -> float:
+    """Return the images/s that `Throughput` logged for a run's last epoch."""
+    log = EventAccumulator(str(folder)).Reload()
+    return log.Scalars("train/images_per_second")[-1].value
 
 
 def training_step(
