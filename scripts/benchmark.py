@@ -221,7 +221,8 @@ def fresh(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def _to_devnull() -> None:
     # Progress bars are drawn, as for a user, but not over this script's own.
-    sys.stdout = sys.stderr = open(os.devnull, "w")
+    for descriptor in (1, 2):  # not sys.stdout, which TensorFlow's C++ does not know
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def take_turns(rows: Mapping[str, Callable[[], Any]], turns: int) -> dict[str, list[Any]]:
