@@ -185,7 +185,8 @@ class CLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say where the checkpoint lies, how to test it and how to see the curves."""
-        path = self.checkpoints[0].best_model_path
+        # A run that ends before its first validation has no best one.
+        path = next((c.best_model_path for c in self.checkpoints if c.best_model_path), "")
         if not self.trainer.is_global_zero or not path:
             return
         path = os.path.relpath(path)
@@ -217,6 +218,8 @@ def _silence_what_no_user_can_change() -> None:
     warnings.filterwarnings(
         "ignore", message=".*callbacks used to create the checkpoint need to be"
     )
+    # A run may end before its first validation: it has no best checkpoint, but a last one.
+    warnings.filterwarnings("ignore", message=".*could not find the monitored key")
     # `Batches` asks the trainer where an epoch goes on; it keeps no state of its own.
     warnings.filterwarnings("ignore", message=".*dataloader is not resumable")
     # One that goes on in another folder begins a new list of best checkpoints there.

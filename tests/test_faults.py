@@ -53,6 +53,7 @@ def start(command: list[str], cwd: Path, **options: Any) -> subprocess.Popen[str
 def finish(command: list[str], cwd: Path) -> str:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
+    assert not re.search(r"\.py:\d|warn", done.stderr, re.I), done.stderr
     return done.stdout
 
 
@@ -289,6 +290,7 @@ def test_a_damaged_checkpoint_is_refused_and_a_whole_one_named(
 def test_auto_starts_afresh_where_there_is_nothing(root: str, tmp_path: Path) -> None:
     out = finish(fit(root, *ONE, "--trainer.max_steps=1", "--ckpt_path=auto"), tmp_path)
     assert "no checkpoint in runs/smoke: starting afresh" in out
+    assert f"checkpoint  {LAST}" in out  # it ended before its first validation
 
 
 def test_auto_after_the_end_changes_nothing(finished: Path, root: str) -> None:
