@@ -83,11 +83,10 @@ class MNISTClassifier(pl.LightningModule):
             ValueError: If the processes start at different steps, or the checkpoint's one-cycle
                 schedule was planned for another number of steps than this run's.
         """
-        step = torch.tensor([self.global_step], device=self.device)
-        starts = torch.as_tensor(self.all_gather(step)).flatten()
-        if (starts != starts[0]).any():
+        first = self.trainer.strategy.broadcast(self.global_step)
+        if self.global_step != first:
             raise ValueError(
-                f"the processes start at the steps {starts.tolist()}: "
+                f"this process starts at step {self.global_step}, the first one at step {first}: "
                 "their machines must see the same checkpoints, on a disk that they share"
             )
         if self.schedule == "one_cycle":
