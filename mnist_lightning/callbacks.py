@@ -69,12 +69,10 @@ class LoseNothing(Callback):
         batch_idx: int,
     ) -> None:
         """Save and stop, unless the step is an epoch's last: the epoch's own save comes soon."""
-        received = self.received is not None
-        if trainer.world_size > 1:  # all processes stop at the same step, whoever was told
-            received = trainer.strategy.reduce_boolean_decision(received, all=False)
+        told = self._any_told(trainer)
         # Half of an accumulated gradient is in no checkpoint, so such a step is finished first.
         whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if received and whole and not trainer.is_last_batch:
+        if told and whole and not trainer.is_last_batch:
             # Lightning logs a step after this hook, which this step will not come to.
             trainer._logger_connector.update_train_step_metrics()
             trainer.save_checkpoint(f"{self.last.dirpath}/last.ckpt", weights_only=False)
@@ -82,10 +80,7 @@ class LoseNothing(Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop between two epochs, with the first one's checkpoint."""
-        received = self.received is not None
-        if trainer.world_size > 1:
-            received = trainer.strategy.reduce_boolean_decision(received, all=False)
-        if received:
+        if self._any_told(trainer):
             self._exit(trainer)
 
     def on_save_checkpoint(
@@ -94,6 +89,13 @@ class LoseNothing(Callback):
         """Bring the curves up to the checkpoint to the disk too."""
         for logger in trainer.loggers:
             logger.save()
+
+    def _any_told(self, trainer: pl.Trainer) -> bool:
+        """Tell whether any process received a signal, so that all stop at the same step."""
+        told = self.received is not None
+        if trainer.world_size > 1:
+            return trainer.strategy.reduce_boolean_decision(told, all=False)
+        return told
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(signum)

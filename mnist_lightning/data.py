@@ -124,7 +124,11 @@ class MNISTDataModule(pl.LightningDataModule):
             self.train_indices = stratified_sample(labels, rest, self.train_size, self.split_seed)
 
     def train_dataloader(self) -> "Batches":
-        """Return the training batches, shuffled and with their warps."""
+        """Return the training batches, shuffled and with their warps.
+
+        Raises:
+            ValueError: If a process would get less than two images in a step.
+        """
         return self._batches(
             self.train_indices,
             self.batch_size,
