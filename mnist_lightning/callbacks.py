@@ -1,5 +1,6 @@
 """What happens beside training."""
 
+import io
 import signal
 import time
 from functools import partial
@@ -8,7 +9,12 @@ from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.plugins import TorchCheckpointIO
+
+from mnist_lightning.checkpoint import read_checkpoint
+from mnist_lightning.files import replace_file
 
 
 def checkpoints(validates: bool) -> list[ModelCheckpoint]:
@@ -24,6 +30,27 @@ def checkpoints(validates: bool) -> list[ModelCheckpoint]:
     return (
         [keep(filename="best", monitor="val/accuracy", mode="max"), last] if validates else [last]
     )
+
+
+class VerifiedCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints that are whole at every moment, and reads none that is damaged."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint in place of the one before it.
+
+        Raises:
+            OSError: If it can't be written; the one before it is whole still.
+        """
+        contents = io.BytesIO()
+        torch.save(checkpoint, contents)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        replace_file(Path(path), contents.getvalue())
+
+    def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
+        """Read a checkpoint, see `read_checkpoint`."""
+        return read_checkpoint(path)
 
 
 class LoseNothing(Callback):

@@ -1,37 +1,27 @@
-"""A checkpoint's path -> an eval-mode network, or a clear error; how checkpoints are written."""
+"""A file with trained weights -> an eval-mode network, or a clear error."""
 
-import io
+import hashlib
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
-from lightning.pytorch.plugins import TorchCheckpointIO
+from torch import Tensor
 
-from mnist_lightning.classifier import CHECKPOINT_FORMAT, MNISTClassifier
 from mnist_lightning.files import replace_file
 from mnist_lightning.network import ConvNet
 
+# Goes up when a checkpoint's contents change so that older code can't read them.
+CHECKPOINT_FORMAT = 1
 
-class VerifiedCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints that are whole at every moment, and reads none that is damaged."""
+# ConvNet's arguments, of all that a run's checkpoint knows.
+NETWORK_SETTINGS = ("channels", "hidden", "dropout", "batch_norm")
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
-        """Write a checkpoint in place of the one before it.
-
-        Raises:
-            OSError: If it can't be written; the one before it is whole still.
-        """
-        contents = io.BytesIO()
-        torch.save(checkpoint, contents)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        replace_file(Path(path), contents.getvalue())
-
-    def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
-        """Read a checkpoint, see `read_checkpoint`."""
-        return read_checkpoint(path)
+# What the tools use where no checkpoint is named; docs/pretrained.md says how it was made.
+PRETRAINED = Path(__file__).parent / "pretrained.safetensors"
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -89,23 +79,78 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     return None, damaged
 
 
-def load(path: str | Path) -> ConvNet:
+def load(path: str | Path | None = None) -> ConvNet:
     """Load a trained network, ready to use.
 
     Args:
-        path: A checkpoint that `fit` wrote.
+        path: A checkpoint that `fit` wrote, or a `.safetensors` file that `export` wrote; None for
+            the trained network that comes with the package.
 
     Returns:
         The network in eval mode, on the CPU: float `(B, 1, 28, 28)` in [0, 1] to logits `(B, 10)`.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not a whole checkpoint of this project, or of another network.
+        ValueError: If the file is damaged, or not of this project, or of another network.
     """
-    checkpoint = read_checkpoint(path)
-    classifier = MNISTClassifier(**checkpoint["hyper_parameters"])
+    path = Path(path or PRETRAINED)
+    if path.suffix == ".safetensors":
+        settings, weights = _read_safetensors(path)
+    else:
+        checkpoint = read_checkpoint(path)
+        settings = checkpoint["hyper_parameters"]
+        weights = {
+            name.removeprefix("network."): weight
+            for name, weight in checkpoint["state_dict"].items()
+            if name.startswith("network.")
+        }
     try:
-        classifier.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError as error:
+        network = ConvNet(**{name: settings[name] for name in NETWORK_SETTINGS})
+        network.load_state_dict(weights)
+    except (KeyError, RuntimeError) as error:
         raise ValueError(f"{path} holds another network than this version builds") from error
-    return classifier.network.eval()
+    return network.to(memory_format=torch.channels_last).eval()
+
+
+def save_safetensors(network: ConvNet, path: Path) -> None:
+    """Write a network's weights, with what `load` needs to build it, as one safetensors file.
+
+    Args:
+        network: The network.
+        path: The file; one that is there is replaced.
+
+    Raises:
+        OSError: If it can't be written; what was there before is there still.
+    """
+    weights = {name: weight.contiguous() for name, weight in network.state_dict().items()}
+    metadata = {
+        "mnist_lightning_format": str(CHECKPOINT_FORMAT),
+        "network": json.dumps(network.settings),
+        "sha256": _digest(weights),
+    }
+    replace_file(path, safetensors.torch.save(weights, metadata))
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged or not a safetensors file") from error
+    if "mnist_lightning_format" not in metadata:
+        raise ValueError(f"{path} was not written by mnist_lightning")
+    if int(metadata["mnist_lightning_format"]) > CHECKPOINT_FORMAT:
+        raise ValueError(f"{path} was written by a newer mnist_lightning: update this one")
+    if metadata["sha256"] != _digest(weights):  # the format itself has no checksum
+        raise ValueError(f"{path} is damaged: its weights fail their checksum")
+    return json.loads(metadata["network"]), weights
+
+
+def _digest(weights: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode() + weights[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()

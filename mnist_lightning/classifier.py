@@ -12,13 +12,10 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 from torchmetrics.functional.classification import multiclass_accuracy
 
+from mnist_lightning.checkpoint import CHECKPOINT_FORMAT
 from mnist_lightning.network import ConvNet
 
 Batch = tuple[Tensor, Tensor]  # pixels, float32 (B, 1, 28, 28) in [0, 1], and labels, int64 (B,)
-
-
-# Goes up when a checkpoint's contents change so that older code can't read them.
-CHECKPOINT_FORMAT = 1
 
 
 class MNISTClassifier(pl.LightningModule):

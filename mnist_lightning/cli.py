@@ -29,8 +29,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from mnist_lightning.callbacks import LoseNothing, Throughput, checkpoints
-from mnist_lightning.checkpoint import VerifiedCheckpointIO
+from mnist_lightning.callbacks import LoseNothing, Throughput, VerifiedCheckpointIO, checkpoints
 from mnist_lightning.classifier import MNISTClassifier
 from mnist_lightning.data import MNISTDataModule
 from mnist_lightning.files import replace_file

@@ -21,6 +21,9 @@ class ConvNet(nn.Sequential):
         dropout: Probability of dropping a hidden unit in training.
         batch_norm: False leaves out every batch norm, as the article's notebook does.
 
+    Attributes:
+        settings: The arguments, as a file with weights keeps them.
+
     Raises:
         ValueError: If a size is below 1, there are no blocks or too many for the image, or
             `dropout` is not in [0, 1).
@@ -60,3 +63,9 @@ class ConvNet(nn.Sequential):
         layers["dropout"] = nn.Dropout(dropout)
         layers["dense2"] = nn.Linear(hidden, 10)
         super().__init__(layers)
+        self.settings = {
+            "channels": list(channels),
+            "hidden": hidden,
+            "dropout": dropout,
+            "batch_norm": batch_norm,
+        }

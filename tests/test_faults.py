@@ -22,12 +22,8 @@ from conftest import SMOKE, call, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_data import assert_whole
 
-from mnist_lightning.checkpoint import (
-    VerifiedCheckpointIO,
-    load,
-    newest_checkpoint,
-    read_checkpoint,
-)
+from mnist_lightning.callbacks import VerifiedCheckpointIO
+from mnist_lightning.checkpoint import load, newest_checkpoint, read_checkpoint
 from mnist_lightning.classifier import MNISTClassifier
 from mnist_lightning.data import MNISTDataModule
 

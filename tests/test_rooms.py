@@ -10,16 +10,16 @@ MAY_KNOW = {
     "__init__": {"checkpoint", "classifier", "data", "network"},
     "__main__": {"cli"},
     "augment": set(),
-    "callbacks": set(),
-    "checkpoint": {"classifier", "files", "network"},
-    "classifier": {"network"},
-    "cli": {"callbacks", "checkpoint", "classifier", "data", "files", "resume"},
+    "callbacks": {"checkpoint", "files"},
+    "checkpoint": {"files", "network"},
+    "classifier": {"checkpoint", "network"},
+    "cli": {"callbacks", "classifier", "data", "files", "resume"},
     "data": {"augment", "files"},
     "files": set(),
     "network": set(),
     "resume": {"checkpoint"},
 }
-MAY_IMPORT_LIGHTNING = {"callbacks", "checkpoint", "classifier", "cli", "data", "resume"}
+MAY_IMPORT_LIGHTNING = {"callbacks", "classifier", "cli", "data", "resume"}
 
 
 def imports(module: str) -> set[str]:
