@@ -11,7 +11,6 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from mnist_lightning.files import replace_file
 from mnist_lightning.network import ConvNet
 
 # Goes up when a checkpoint's contents change so that older code can't read them.
@@ -20,7 +19,7 @@ CHECKPOINT_FORMAT = 1
 # ConvNet's arguments, of all that a run's checkpoint knows.
 NETWORK_SETTINGS = ("channels", "hidden", "dropout", "batch_norm")
 
-# What the tools use where no checkpoint is named; docs/pretrained.md says how it was made.
+# What the tools use where no checkpoint is named; README.md says how it was made.
 PRETRAINED = Path(__file__).parent / "pretrained.safetensors"
 
 
@@ -112,15 +111,14 @@ def load(path: str | Path | None = None) -> ConvNet:
     return network.to(memory_format=torch.channels_last).eval()
 
 
-def save_safetensors(network: ConvNet, path: Path) -> None:
-    """Write a network's weights, with what `load` needs to build it, as one safetensors file.
+def to_safetensors(network: ConvNet) -> bytes:
+    """Return a network's weights, with what `load` needs to build it, as a safetensors file.
 
     Args:
         network: The network.
-        path: The file; one that is there is replaced.
 
-    Raises:
-        OSError: If it can't be written; what was there before is there still.
+    Returns:
+        The file's contents.
     """
     weights = {name: weight.contiguous() for name, weight in network.state_dict().items()}
     metadata = {
@@ -128,7 +126,7 @@ def save_safetensors(network: ConvNet, path: Path) -> None:
         "network": json.dumps(network.settings),
         "sha256": _digest(weights),
     }
-    replace_file(path, safetensors.torch.save(weights, metadata))
+    return safetensors.torch.save(weights, metadata)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -1,0 +1,198 @@
+"""Write a trained network for other programs: ONNX, torch.export or safetensors.
+
+    python -m mnist_lightning.export model.onnx
+    python -m mnist_lightning.export --ckpt_path runs/base/version_0/checkpoints/best.ckpt model.pt2
+    python -m mnist_lightning.export model.safetensors
+
+`.onnx` and `.pt2` take pixels, float32 `(B, 1, 28, 28)` in [0, 1] for any B, and return logits and
+probabilities, `(B, 10)` each; `.safetensors` holds the weights and the network's settings, as
+`load` and `--ckpt_path` read them. Each is compared with the network on all 10,000 test images
+before it is written.
+"""
+
+import argparse
+import io
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mnist_lightning.archives import read_test_set
+from mnist_lightning.augment import to_pixels
+from mnist_lightning.checkpoint import load, to_safetensors
+from mnist_lightning.files import replace_file
+
+METADATA = {
+    "labels": ",".join(str(digit) for digit in range(10)),
+    "input": "pixels, float32 (batch, 1, 28, 28) in [0, 1], light ink on black",
+    "producer": f"mnist_lightning {version('mnist_lightning')}",
+}
+
+Run = Callable[[Tensor], Tensor]  # pixels (B, 1, 28, 28) to logits (B, 10)
+
+
+class WithProbabilities(nn.Module):
+    """A copy of a network, in eval mode, that also returns its probabilities.
+
+    Args:
+        network: Pixels `(B, 1, 28, 28)` to logits `(B, 10)`.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        # torch.export warns of weights in the layout that trains fastest.
+        self.network = deepcopy(network).to(memory_format=torch.contiguous_format)
+        self.eval()
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and probabilities, `(B, 10)` each."""
+        logits = self.network(pixels)
+        return logits, logits.softmax(dim=1)
+
+
+def to_onnx(network: nn.Module) -> bytes:
+    """Return the network as one ONNX file, its weights inside.
+
+    Args:
+        network: Pixels `(B, 1, 28, 28)` to logits `(B, 10)`.
+
+    Returns:
+        The file's contents: input `pixels`, outputs `logits` and `probabilities`, and metadata.
+    """
+    program = torch.onnx.export(
+        WithProbabilities(network),
+        (torch.zeros(2, 1, 28, 28),),  # a batch of 1 would be taken for a constant
+        dynamo=True,
+        input_names=["pixels"],
+        output_names=["logits", "probabilities"],
+        dynamic_shapes=({0: "batch"},),
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    for key, value in METADATA.items():
+        model.metadata_props.add(key=key, value=value)
+    return model.SerializeToString()
+
+
+def to_pt2(network: nn.Module) -> bytes:
+    """Return the network as a file for `torch.export.load`.
+
+    Args:
+        network: Pixels `(B, 1, 28, 28)` to logits `(B, 10)`.
+
+    Returns:
+        The file's contents: a program from pixels to logits and probabilities, and metadata.
+    """
+    contents = io.BytesIO()
+    program = torch.export.export(
+        WithProbabilities(network),
+        (torch.zeros(2, 1, 28, 28),),
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+    )
+    torch.export.save(program, contents, extra_files=METADATA)
+    return contents.getvalue()
+
+
+def largest_difference(network: Run, exported: Run) -> float:
+    """Compare an exported network with its original on MNIST's 10,000 test images.
+
+    Args:
+        network: The original.
+        exported: What other programs would run.
+
+    Returns:
+        The largest absolute difference between two probabilities.
+
+    Raises:
+        ValueError: If the two read any image as different digits.
+    """
+    images, _ = read_test_set()
+    largest, differing = 0.0, 0
+    for part in tqdm(images.split(1000), "compare", leave=False):
+        pixels = to_pixels(part)
+        with torch.inference_mode():
+            expected, actual = network(pixels), exported(pixels)
+        differing += int((expected.argmax(1) != actual.argmax(1)).sum())
+        largest = max(largest, float((expected.softmax(1) - actual.softmax(1)).abs().max()))
+    if differing:
+        raise ValueError(f"the export would read {differing} of 10,000 test images differently")
+    return largest
+
+
+def export(ckpt_path: str | None, output: Path) -> str:
+    """Write a network in the format that the output's suffix names.
+
+    Args:
+        ckpt_path: A checkpoint, see `load`; None for the network that is shipped.
+        output: A file that ends in `.onnx`, `.pt2` or `.safetensors`; one that is there is
+            replaced.
+
+    Returns:
+        A line that says what was written and how it compares.
+
+    Raises:
+        ValueError: If the suffix is another one, the checkpoint is not good, or the export reads
+            digits differently; nothing is written then.
+        OSError: If a file can't be read or written.
+    """
+    if output.suffix not in (".onnx", ".pt2", ".safetensors"):
+        raise ValueError(f"{output} must end in .onnx, .pt2 or .safetensors")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {output.parent} to write {output.name} in")
+    network = load(ckpt_path)
+    print(f"exporting to {output}", file=sys.stderr)
+    if output.suffix == ".safetensors":
+        replace_file(output, to_safetensors(network))
+        return f"wrote {output}: the same weights"
+    if output.suffix == ".onnx":
+        contents = to_onnx(network)
+        exported = _run_onnx(contents)
+    else:
+        contents = to_pt2(network)
+        exported = _run_pt2(contents)
+    difference = largest_difference(network, exported)
+    replace_file(output, contents)
+    return (
+        f"wrote {output}: the same digits as torch for all 10,000 test images, "
+        f"probabilities within {difference:.1g}"
+    )
+
+
+def _run_onnx(contents: bytes) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(contents, providers=["CPUExecutionProvider"])
+    return lambda pixels: torch.from_numpy(session.run(["logits"], {"pixels": pixels.numpy()})[0])
+
+
+def _run_pt2(contents: bytes) -> Run:
+    module = torch.export.load(io.BytesIO(contents)).module()
+    return lambda pixels: module(pixels)[0]
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mnist_lightning.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--ckpt_path", help="a checkpoint; left out, the network that is shipped")
+    parser.add_argument("output", type=Path, help="a file that ends in .onnx, .pt2 or .safetensors")
+    options = parser.parse_args()
+    try:
+        print(export(options.ckpt_path, options.output))
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error.name} is missing: pip install 'mnist_lightning[export]'")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+import builtins
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from conftest import CONFIGS
+
+from mnist_lightning.archives import read_test_set
+from mnist_lightning.augment import to_pixels
+from mnist_lightning.checkpoint import PRETRAINED, load, to_safetensors
+from mnist_lightning.export import largest_difference, main
+from mnist_lightning.network import ConvNet
+
+
+@pytest.fixture(scope="module")
+def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the shipped network as ONNX, made by the real command."""
+    folder = tmp_path_factory.mktemp("export")
+    command = [sys.executable, "-m", "mnist_lightning.export", "model.onnx"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "arn" not in done.stderr  # no warning
+    assert "the same digits as torch for all 10,000 test images" in done.stdout
+    assert [path.name for path in folder.iterdir()] == ["model.onnx"]  # one file, weights inside
+    return folder / "model.onnx"
+
+
+def export(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int | str | None:
+    monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as exit_:
+        return exit_.code
+    return 0
+
+
+def test_onnxruntime_reads_every_test_image_as_torch_does(onnx_file: Path) -> None:
+    images, labels = read_test_set()
+    pixels = to_pixels(images)
+    session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
+    logits, probabilities = session.run(None, {"pixels": pixels.numpy()})
+    with torch.inference_mode():
+        expected = load()(pixels)
+    assert torch.equal(torch.from_numpy(logits).argmax(1), expected.argmax(1))
+    torch.testing.assert_close(torch.from_numpy(probabilities), expected.softmax(1))
+    errors = int((expected.argmax(1) != labels).sum())
+    assert 30 <= errors <= 60  # of 10,000; README.md says 45
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_onnx_takes_any_batch(onnx_file: Path, batch: int) -> None:
+    session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
+    pixels = torch.rand(batch, 1, 28, 28)
+    assert [out.shape for out in session.run(None, {"pixels": pixels.numpy()})] == [(batch, 10)] * 2
+
+
+def test_onnx_says_what_it_reads(onnx_file: Path) -> None:
+    metadata = {prop.key: prop.value for prop in onnx.load(onnx_file).metadata_props}
+    assert metadata["labels"] == "0,1,2,3,4,5,6,7,8,9"
+    assert metadata["producer"].startswith("mnist_lightning ")
+    assert "[0, 1]" in metadata["input"]
+
+
+def test_pt2_runs_without_this_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt2"
+    weights = tmp_path / "small.safetensors"
+    torch.manual_seed(0)
+    weights.write_bytes(to_safetensors(ConvNet(channels=(4,), hidden=16)))
+    assert export(monkeypatch, "--ckpt_path", weights, path) == 0
+    extra_files: dict[str, Any] = {"labels": ""}
+    program = torch.export.load(path, extra_files=extra_files).module()
+    pixels = torch.rand(5, 1, 28, 28)
+    logits, probabilities = program(pixels)
+    torch.testing.assert_close(logits, load(weights)(pixels))
+    torch.testing.assert_close(probabilities, logits.softmax(1))
+    assert extra_files["labels"] == "0,1,2,3,4,5,6,7,8,9"
+
+
+def test_safetensors_come_back_as_they_went(
+    monkeypatch: pytest.MonkeyPatch, smoke: Path, tmp_path: Path
+) -> None:
+    checkpoint = smoke / "runs/smoke/version_0/checkpoints/best.ckpt"
+    path = tmp_path / "model.safetensors"
+    assert export(monkeypatch, "--ckpt_path", checkpoint, path) == 0
+    expected, actual = load(checkpoint).state_dict(), load(path).state_dict()
+    assert expected.keys() == actual.keys()
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def test_the_shipped_network_is_that_of_base_yaml() -> None:
+    import yaml
+
+    settings = yaml.safe_load((CONFIGS / "base.yaml").read_text())["model"]
+    assert load().settings == {name: settings[name] for name in load().settings}
+
+
+@pytest.mark.parametrize("place", [20, 5_000, -1])
+def test_a_damaged_safetensors_file_is_refused(tmp_path: Path, place: int) -> None:
+    contents = bytearray(PRETRAINED.read_bytes())
+    contents[place] ^= 1
+    (tmp_path / "x.safetensors").write_bytes(contents)
+    with pytest.raises(ValueError, match="x.safetensors (is damaged|was not written by|holds)"):
+        load(tmp_path / "x.safetensors")
+
+
+def test_an_export_that_reads_other_digits_is_refused() -> None:
+    def constant(digit: int) -> Any:
+        return lambda pixels: torch.eye(10)[digit].expand(len(pixels), 10)
+
+    assert largest_difference(constant(3), constant(3)) == 0
+    with pytest.raises(ValueError, match="10000 of 10,000 test images differently"):
+        largest_difference(constant(3), constant(4))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model.h5"], "error: model.h5 must end in .onnx, .pt2 or .safetensors"),
+        (["nowhere/model.onnx"], "error: there is no folder nowhere to write model.onnx in"),
+        (["--ckpt_path", "x.ckpt", "model.onnx"], "error: there is no checkpoint file x.ckpt"),
+    ],
+)
+def test_mistakes_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert export(monkeypatch, *arguments) == message
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import_ = builtins.__import__
+
+    def without(name: str, *arguments: Any, **options: Any) -> Any:
+        if name.startswith(("onnxscript", "onnxruntime")):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return import_(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    for module in [name for name in sys.modules if name.startswith(("onnxscript", "onnxruntime"))]:
+        monkeypatch.delitem(sys.modules, module)
+    message = export(monkeypatch, tmp_path / "model.onnx")
+    assert str(message).endswith("is missing: pip install 'mnist_lightning[export]'")
+    assert not list(tmp_path.iterdir())
