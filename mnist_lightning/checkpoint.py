@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from mnist_lightning.network import ConvNet
+from mnist_lightning.network import ConvNet, Ensemble, members
 
 # Goes up when a checkpoint's contents change so that older code can't read them.
 CHECKPOINT_FORMAT = 1
@@ -78,12 +78,12 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     return None, damaged
 
 
-def load(path: str | Path | None = None) -> ConvNet:
+def load(*paths: str | Path) -> ConvNet | Ensemble:
     """Load a trained network, ready to use.
 
     Args:
-        path: A checkpoint that `fit` wrote, or a `.safetensors` file that `export` wrote; None for
-            the trained network that comes with the package.
+        paths: A checkpoint that `fit` wrote, or a `.safetensors` file that `export` wrote; several
+            for an ensemble of them all; none for the trained network that comes with the package.
 
     Returns:
         The network in eval mode, on the CPU: float `(B, 1, 28, 28)` in [0, 1] to logits `(B, 10)`.
@@ -92,26 +92,11 @@ def load(path: str | Path | None = None) -> ConvNet:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged, or not of this project, or of another network.
     """
-    path = Path(path or PRETRAINED)
-    if path.suffix == ".safetensors":
-        settings, weights = _read_safetensors(path)
-    else:
-        checkpoint = read_checkpoint(path)
-        settings = checkpoint["hyper_parameters"]
-        weights = {
-            name.removeprefix("network."): weight
-            for name, weight in checkpoint["state_dict"].items()
-            if name.startswith("network.")
-        }
-    try:
-        network = ConvNet(**{name: settings[name] for name in NETWORK_SETTINGS})
-        network.load_state_dict(weights)
-    except (KeyError, RuntimeError) as error:
-        raise ValueError(f"{path} holds another network than this version builds") from error
-    return network.to(memory_format=torch.channels_last).eval()
+    networks = [_load(Path(path)) for path in paths or [PRETRAINED]]
+    return networks[0] if len(networks) == 1 else Ensemble(networks).eval()
 
 
-def to_safetensors(network: ConvNet) -> bytes:
+def to_safetensors(network: ConvNet | Ensemble) -> bytes:
     """Return a network's weights, with what `load` needs to build it, as a safetensors file.
 
     Args:
@@ -123,13 +108,35 @@ def to_safetensors(network: ConvNet) -> bytes:
     weights = {name: weight.contiguous() for name, weight in network.state_dict().items()}
     metadata = {
         "mnist_lightning_format": str(CHECKPOINT_FORMAT),
-        "network": json.dumps(network.settings),
+        "members": json.dumps([member.settings for member in members(network)]),
         "sha256": _digest(weights),
     }
     return safetensors.torch.save(weights, metadata)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _load(path: Path) -> ConvNet | Ensemble:
+    if path.suffix == ".safetensors":
+        settings, weights = _read_safetensors(path)
+    else:
+        checkpoint = read_checkpoint(path)
+        saved = checkpoint["hyper_parameters"]
+        # Checkpoints from before there were ensembles do not name their members.
+        settings = [{name: saved[name] for name in NETWORK_SETTINGS}] * saved.get("members", 1)
+        weights = {
+            name.removeprefix("network."): weight
+            for name, weight in checkpoint["state_dict"].items()
+            if name.startswith("network.")
+        }
+    try:
+        networks = [ConvNet(**each) for each in settings]
+        network = networks[0] if len(networks) == 1 else Ensemble(networks)
+        network.load_state_dict(weights)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} holds another network than this version builds") from error
+    return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+
+def _read_safetensors(path: Path) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
@@ -144,7 +151,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(f"{path} was written by a newer mnist_lightning: update this one")
     if metadata["sha256"] != _digest(weights):  # the format itself has no checksum
         raise ValueError(f"{path} is damaged: its weights fail their checksum")
-    return json.loads(metadata["network"]), weights
+    return json.loads(metadata["members"]), weights
 
 
 def _digest(weights: dict[str, Tensor]) -> str:

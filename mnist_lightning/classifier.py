@@ -13,13 +13,13 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from mnist_lightning.checkpoint import CHECKPOINT_FORMAT
-from mnist_lightning.network import ConvNet
+from mnist_lightning.network import ConvNet, Ensemble
 
 Batch = tuple[Tensor, Tensor]  # pixels, float32 (B, 1, 28, 28) in [0, 1], and labels, int64 (B,)
 
 
 class MNISTClassifier(pl.LightningModule):
-    """A ConvNet trained with Adam on cross-entropy.
+    """A ConvNet, or an ensemble of them, trained with Adam on cross-entropy.
 
     Logs `train/loss`, `train/accuracy` and `train/learning_rate` of the current batch every
     `log_every_n_steps` steps. For validation and test images it logs, as `val/...` and `test/...`,
@@ -34,6 +34,10 @@ class MNISTClassifier(pl.LightningModule):
         hidden: Units of the hidden dense layer.
         dropout: Probability of dropping a hidden unit in training.
         batch_norm: False leaves out every batch norm, as the article's notebook does.
+        members: Number of independent networks; several make an ensemble, trained at once, each
+            member with its own initial weights, dropout and warp of every image, on the mean of
+            their losses. `train/accuracy` is then the mean of the members' own, all other figures
+            are the ensemble's.
         learning_rate: Adam's; with the `one_cycle` schedule, its peak.
         schedule: `one_cycle` rises over the first 30% of all steps and falls to almost 0 over the
             others, while Adam's first beta moves from 0.95 to 0.85 and back (torch's OneCycleLR);
@@ -49,17 +53,22 @@ class MNISTClassifier(pl.LightningModule):
         hidden: int = 512,
         dropout: float = 0.2,
         batch_norm: bool = True,
+        members: int = 1,
         learning_rate: float = 3e-3,
         schedule: Literal["one_cycle", "constant"] = "one_cycle",
     ) -> None:
         super().__init__()
+        if members < 1:
+            raise ValueError(f"members {members} must be 1 or more")
         if not 0 < learning_rate < math.inf:
             raise ValueError(f"learning_rate {learning_rate} must be a finite number above 0")
         self.save_hyperparameters()
-        self.network = ConvNet(channels, hidden, dropout, batch_norm)
+        networks = [ConvNet(channels, hidden, dropout, batch_norm) for _ in range(members)]
+        self.network = networks[0] if members == 1 else Ensemble(networks)
         # The layout that CPUs and tensor cores are fastest with.
         self.network.to(memory_format=torch.channels_last)
         self.example_input_array = torch.zeros(1, 1, 28, 28)
+        self.members = members
         self.learning_rate = learning_rate
         self.schedule = schedule
         self.metrics = nn.ModuleDict({"val": _metrics(), "test": _metrics()})

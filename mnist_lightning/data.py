@@ -129,11 +129,14 @@ class MNISTDataModule(pl.LightningDataModule):
         Raises:
             ValueError: If a process would get less than two images in a step.
         """
+        # An ensemble wants a warp of its own for each member.
+        members = getattr(self.trainer.lightning_module, "members", 1) if self.trainer else 1
         return self._batches(
             self.train_indices,
             self.batch_size,
             shuffle_seed=self.seed,
-            warp_ranges=self.warp_ranges if any(self.warp_ranges.values()) else None,
+            warp_ranges=self.warp_ranges if members > 1 or any(self.warp_ranges.values()) else None,
+            members=members,
             progress=self._progress,
         )
 
@@ -165,12 +168,18 @@ class MNISTDataModule(pl.LightningDataModule):
             )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Turn a batch by index into pixels, float32 `(B, 1, 28, 28)` in [0, 1], and labels."""
+        """Turn a batch by index into pixels, float32 `(B, 1, 28, 28)` in [0, 1], and labels.
+
+        In training an ensemble of M members gets `(M * B, 1, 28, 28)`, the first member's first.
+        """
         if isinstance(batch, Tensor):
             return batch  # the example input, which Lightning sends this way too, is pixels already
         images, labels, *matrices = batch
         pixels = to_pixels(images)
-        return (warp(pixels, matrices[0]) if matrices else pixels), labels
+        if not matrices:
+            return pixels, labels
+        copies = len(matrices[0]) // len(images)
+        return warp(pixels.repeat(copies, 1, 1, 1), matrices[0]), labels.repeat(copies)
 
     def _batches(self, indices: np.ndarray, batch_size: int, **training: Any) -> "Batches":
         batches = Batches(self.images, self.labels, indices, batch_size, **training)
@@ -200,7 +209,8 @@ class Batches:
     size: no step is a small rest, and no rank has more steps than another.
 
     Iterating yields this rank's share of each step, `(images, labels)` or, with warps, `(images,
-    labels, matrices)`: uint8 `(B, 28, 28)`, int64 `(B,)`, float32 `(B, 2, 3)`.
+    labels, matrices)`: uint8 `(B, 28, 28)`, int64 `(B,)`, float32 `(M * B, 2, 3)`, those of the
+    first of M members first.
 
     Attributes:
         images: uint8 `(M, 28, 28)`.
@@ -209,6 +219,7 @@ class Batches:
         batch_size: Most images in a step, over all ranks.
         shuffle_seed: Seed of each epoch's order and warps; None keeps the order of `indices`.
         warp_ranges: Arguments of `affine_table`; None for no warps.
+        members: Number M of warps for each image.
         rank: Which share of each step this process takes.
         num_ranks: Number of processes.
         progress: Gives the epoch, and how many of its steps are done; asked when iterating starts.
@@ -220,6 +231,7 @@ class Batches:
     batch_size: int
     shuffle_seed: int | None = None
     warp_ranges: dict[str, float] | None = None
+    members: int = 1
     rank: int = 0
     num_ranks: int = 1
     progress: Callable[[], tuple[int, int]] = lambda: (0, 0)
@@ -232,18 +244,23 @@ class Batches:
         """Yield this rank's share of each step that is left of the epoch."""
         epoch, steps_done = self.progress()
         device = self.images.device
-        columns = [self.images, self.labels]
-        order = self.indices
+        order, table = self.indices, None
         if self.shuffle_seed is not None:
             order = np.random.default_rng((self.shuffle_seed, epoch, 0)).permutation(order)
             if self.warp_ranges:
                 rng = np.random.default_rng((self.shuffle_seed, epoch, 1))
-                columns.append(affine_table(len(self.images), rng, **self.warp_ranges).to(device))
+                tables = [
+                    affine_table(len(self.images), rng, **self.warp_ranges)
+                    for _ in range(self.members)
+                ]
+                table = torch.stack(tables).to(device)
         visits = torch.from_numpy(order).to(device)
         num_shares = len(self) * self.num_ranks
         for share in range(steps_done * self.num_ranks + self.rank, num_shares, self.num_ranks):
             start, end = (len(visits) * i // num_shares for i in (share, share + 1))
-            yield tuple(column[visits[start:end]] for column in columns)
+            visit = visits[start:end]
+            batch = self.images[visit], self.labels[visit]
+            yield batch if table is None else (*batch, table[:, visit].flatten(0, 1))
 
 
 def stratified_sample(labels: np.ndarray, indices: np.ndarray, size: int, seed: int) -> np.ndarray:

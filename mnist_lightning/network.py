@@ -1,8 +1,11 @@
 """The network: torch only, images in, logits out."""
 
+import math
 from collections import OrderedDict
+from collections.abc import Iterable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 class ConvNet(nn.Sequential):
@@ -69,3 +72,43 @@ class ConvNet(nn.Sequential):
             "dropout": dropout,
             "batch_norm": batch_norm,
         }
+
+
+class Ensemble(nn.Module):
+    """Independent networks whose answer is the mean of their probabilities.
+
+    Args:
+        networks: Its members; those of an ensemble among them count one by one.
+
+    Raises:
+        ValueError: If there are none.
+    """
+
+    def __init__(self, networks: "Iterable[ConvNet | Ensemble]") -> None:
+        super().__init__()
+        self.members = nn.ModuleList(member for each in networks for member in members(each))
+        if not len(self.members):
+            raise ValueError("an ensemble needs at least one network")
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return what all members together say, or in training what each says of its own images.
+
+        Args:
+            pixels: Float `(B, 1, 28, 28)` in [0, 1]. In training they are B images for each of the
+                M members, `(M * B, 1, 28, 28)`, the first member's first.
+
+        Returns:
+            In eval mode `(B, 10)`, the logarithms of the mean probabilities: logits, since their
+            softmax is that mean. In training mode the members' own logits, `(M * B, 10)`.
+        """
+        if self.training:
+            shares = pixels.chunk(len(self.members))
+            pairs = zip(self.members, shares, strict=True)
+            return torch.cat([member(share) for member, share in pairs])
+        logits = torch.stack([member(pixels) for member in self.members])
+        return logits.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(self.members))
+
+
+def members(network: "ConvNet | Ensemble") -> list[ConvNet]:
+    """Return an ensemble's members, or a single network as the only one."""
+    return list(network.members) if isinstance(network, Ensemble) else [network]  # type: ignore[arg-type]

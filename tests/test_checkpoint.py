@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mnist_lightning.checkpoint import load, read_checkpoint
+from mnist_lightning.checkpoint import load, read_checkpoint, to_safetensors
+from mnist_lightning.network import ConvNet, Ensemble
 
 
 def test_load_gives_the_network_ready_to_use(smoke: Path) -> None:
@@ -61,3 +62,16 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no checkpoint file"):
         load(tmp_path / "x.ckpt")
+
+
+def test_several_files_make_an_ensemble_that_fits_in_one(tmp_path: Path) -> None:
+    networks = [ConvNet((4,), hidden=16).eval(), ConvNet((4, 8), hidden=8).eval()]
+    paths = [tmp_path / f"{i}.safetensors" for i in range(2)]
+    for path, network in zip(paths, networks, strict=True):
+        path.write_bytes(to_safetensors(network))
+    ensemble, pixels = load(*paths), torch.rand(5, 1, 28, 28)
+    torch.testing.assert_close(ensemble(pixels), Ensemble(networks).eval()(pixels))
+    (tmp_path / "both.safetensors").write_bytes(to_safetensors(ensemble))
+    together = load(tmp_path / "both.safetensors")
+    assert isinstance(together, Ensemble) and not together.training
+    assert torch.equal(together(pixels), ensemble(pixels))

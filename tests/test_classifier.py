@@ -105,6 +105,27 @@ def test_the_loss_curve_is_the_one_that_every_refactor_must_keep(root: str) -> N
     assert watch.losses == pytest.approx(expected, rel=2e-3)
 
 
+def test_an_ensembles_first_member_learns_as_it_would_alone(root: str) -> None:
+    # Without dropout, whose random numbers the members draw one after the other.
+    def network(members: int) -> torch.nn.Module:
+        data = MNISTDataModule(root, train_size=512, val_size=100)
+        pl.seed_everything(0, verbose=False)
+        classifier = small(members=members, dropout=0.0)
+        trainer(max_epochs=1).fit(classifier, data)
+        return classifier.network
+
+    alone, ensemble = network(1), network(2)
+    first, second = ensemble.members  # type: ignore[misc]
+    for name, weight in alone.state_dict().items():
+        torch.testing.assert_close(first.state_dict()[name], weight, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(first.conv1.weight, second.conv1.weight, atol=1e-2)
+
+
+def test_members_must_be_one_or_more() -> None:
+    with pytest.raises(ValueError, match="members 0 must be 1 or more"):
+        small(members=0)
+
+
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
 def test_impossible_learning_rates_are_refused(rate: float) -> None:
     with pytest.raises(ValueError, match="must be a finite number above 0"):

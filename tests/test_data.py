@@ -225,6 +225,23 @@ def test_a_warp_belongs_to_an_image_and_an_epoch(root: str) -> None:
     assert set(warps().values()).isdisjoint(one.values())
 
 
+def test_an_ensemble_warps_each_image_once_for_each_member() -> None:
+    ranges = {"rotation": 8.0, "shift": 0.1, "shear": 0.1, "zoom": 0.1}
+    _, labels, alone = next(iter(toy(warp_ranges=ranges)))
+    _, same_labels, together = next(iter(toy(warp_ranges=ranges, members=3)))
+    size = len(labels)
+    assert torch.equal(labels, same_labels) and together.shape == (3 * size, 2, 3)
+    assert torch.equal(together[:size], alone)  # the first member's, as if there were no others
+    assert len(torch.unique(together, dim=0)) == 3 * size
+
+    images = torch.randint(256, (size, 28, 28), dtype=torch.uint8)
+    data = MNISTDataModule()
+    pixels, repeated = data.on_after_batch_transfer((images, labels, together), 0)
+    assert torch.equal(repeated, labels.repeat(3))
+    single, _ = data.on_after_batch_transfer((images, labels, together[size : 2 * size]), 0)
+    assert torch.equal(pixels[size : 2 * size], single)
+
+
 def test_no_ranges_make_no_warps(root: str) -> None:
     data = fit_data(root, rotation=0, shift=0, shear=0, zoom=0)
     batch = next(iter(data.train_dataloader()))

@@ -7,9 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import CONFIGS, SMOKE, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mnist_lightning.archives import read_test_set
+from mnist_lightning.augment import to_pixels
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -67,6 +71,28 @@ def test_last_is_the_last_epoch_even_when_it_is_worse(smoke: Path, root: str) ->
     ]
     assert steps["last"] == 8
     assert steps["best"] == 4 * (1 + accuracies.index(max(accuracies)))
+
+
+def test_an_ensemble_is_trained_tested_and_loaded_like_one_network(
+    root: str, tmp_path: Path
+) -> None:
+    from mnist_lightning import load
+    from mnist_lightning.network import Ensemble
+
+    done = run("fit", *SMOKE, "--model.members=3", "--data.root", root, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "runs/smoke/version_0/checkpoints/last.ckpt"
+    done = run("predict", "--ckpt_path", path, "--data.root", root, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    network = load(path)
+    assert isinstance(network, Ensemble) and len(network.members) == 3
+    images, _ = read_test_set()
+    lines = (tmp_path / "predictions.csv").read_text().splitlines()[1:6]
+    predicted = torch.tensor([[float(p) for p in line.split(",")[2:]] for line in lines])
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            predicted, network(to_pixels(images[:5])).softmax(1), rtol=1e-3, atol=1e-5
+        )
 
 
 def test_two_processes_train_one_network(root: str, tmp_path: Path) -> None:

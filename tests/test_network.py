@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mnist_lightning.network import ConvNet
+from mnist_lightning.network import ConvNet, Ensemble, members
 
 
 def num_parameters(network: ConvNet) -> int:
@@ -44,3 +44,27 @@ def test_images_become_ten_logits(channels: tuple[int, ...]) -> None:
 def test_impossible_sizes_are_refused(arguments: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         ConvNet(**arguments)
+
+
+def test_an_ensemble_answers_with_the_mean_of_its_members_probabilities() -> None:
+    networks = [ConvNet((4,), hidden=16) for _ in range(3)]
+    ensemble, pixels = Ensemble(networks).eval(), torch.rand(5, 1, 28, 28)
+    mean = torch.stack([network(pixels).softmax(1) for network in networks]).mean(0)
+    torch.testing.assert_close(ensemble(pixels).softmax(1), mean)
+    torch.testing.assert_close(ensemble(pixels).exp().sum(1), torch.ones(5))
+
+
+def test_in_training_each_member_gets_its_own_share() -> None:
+    networks = [ConvNet((4,), hidden=16, dropout=0, batch_norm=False) for _ in range(2)]
+    pixels = torch.rand(6, 1, 28, 28)
+    logits = Ensemble(networks).train()(pixels)
+    torch.testing.assert_close(logits[:3], networks[0](pixels[:3]))
+    torch.testing.assert_close(logits[3:], networks[1](pixels[3:]))
+
+
+def test_an_ensemble_of_ensembles_counts_every_network_once() -> None:
+    one, two, three = (ConvNet((4,), hidden=16) for _ in range(3))
+    assert members(Ensemble([one, Ensemble([two, three])])) == [one, two, three]
+    assert members(one) == [one]
+    with pytest.raises(ValueError, match="at least one"):
+        Ensemble([])
