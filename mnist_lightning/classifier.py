@@ -15,7 +15,9 @@ from torchmetrics.functional.classification import multiclass_accuracy
 from mnist_lightning.checkpoint import CHECKPOINT_FORMAT
 from mnist_lightning.network import ConvNet, Ensemble
 
-Batch = tuple[Tensor, Tensor]  # pixels, float32 (B, 1, 28, 28) in [0, 1], and labels, int64 (B,)
+# Pixels, float32 (B, 1, 28, 28) in [0, 1], and labels, int64 (B,), or where there are pseudo-labels
+# in training, probabilities, float32 (B, 10).
+Batch = tuple[Tensor, Tensor]
 
 
 class MNISTClassifier(pl.LightningModule):
@@ -148,15 +150,16 @@ class MNISTClassifier(pl.LightningModule):
                 f"the loss is {loss.item()} in epoch {self.current_epoch}, step {self.global_step} "
                 "(the weights were not updated with it): try a smaller learning_rate"
             )
-        accuracy = multiclass_accuracy(logits, labels, 10, average="micro", validate_args=False)
+        digits = labels if labels.ndim == 1 else labels.argmax(dim=1)
+        accuracy = multiclass_accuracy(logits, digits, 10, average="micro", validate_args=False)
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/accuracy", accuracy)
         self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add a batch to the `val/` metrics."""
-        self._evaluate("val", batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Add a batch to the `val/` metrics; return its logits `(B, 10)`, for callbacks."""
+        return self._evaluate("val", batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the `test/` metrics."""
@@ -183,7 +186,7 @@ class MNISTClassifier(pl.LightningModule):
             for buffer in self.network.buffers():
                 buffer.copy_(self.trainer.strategy.broadcast(buffer))
 
-    def _evaluate(self, stage: str, batch: Batch) -> None:
+    def _evaluate(self, stage: str, batch: Batch) -> Tensor:
         pixels, labels = batch
         logits = self(pixels)
         for name, metric in self.metrics[stage].items():  # type: ignore[operator]
@@ -194,6 +197,7 @@ class MNISTClassifier(pl.LightningModule):
         self.log(f"{stage}/loss", self.losses[stage])  # type: ignore[arg-type]
         errors = (logits.argmax(dim=1) != labels).sum().float()
         self.log(f"{stage}/errors", errors, reduce_fx="sum", sync_dist=True)
+        return logits
 
 
 def _metrics() -> nn.ModuleDict:

@@ -32,7 +32,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from mnist_lightning.callbacks import LoseNothing, Throughput, VerifiedCheckpointIO, checkpoints
 from mnist_lightning.classifier import MNISTClassifier
 from mnist_lightning.data import MNISTDataModule
-from mnist_lightning.files import replace_file
+from mnist_lightning.predictions import write_predictions
 from mnist_lightning.resume import use_checkpoint
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
@@ -109,7 +109,7 @@ class CLI(LightningCLI):
                 "--output",
                 type=str,
                 default="predictions.csv",
-                help="CSV file for each test image's digit and ten probabilities.",
+                help="CSV file for each image's digit and ten probabilities.",
             )
         return parser
 
@@ -164,7 +164,7 @@ class CLI(LightningCLI):
             raise FileNotFoundError(f"output: there is no folder {folder}")
 
     def predict(self, **kwargs: Any) -> None:
-        """Write the digit and the probabilities of every test image to a CSV file."""
+        """Write the digit and the probabilities of every image to a CSV file."""
         batches = self.trainer.predict(**kwargs)
         shares = [batches]
         if self.trainer.world_size > 1:
@@ -174,12 +174,8 @@ class CLI(LightningCLI):
             return
         # Each step's images are shared in the order of the ranks.
         probabilities = torch.cat([share for step in zip(*shares, strict=True) for share in step])
-        lines = [",".join(["image", "digit", *(f"p{digit}" for digit in range(10))])]
-        for image, row in enumerate(probabilities.tolist()):
-            digit = row.index(max(row))
-            lines.append(",".join([f"{image}", f"{digit}", *(f"{p:.6g}" for p in row)]))
-        output = Path(self.config.predict.output)
-        replace_file(output, "\n".join([*lines, ""]).encode())
+        output, data = Path(self.config.predict.output), self.datamodule
+        write_predictions(output, data.predict_images, data.predict_indices, probabilities)
         print(f"wrote {output}: {len(probabilities):,} images")
 
     def after_fit(self) -> None:

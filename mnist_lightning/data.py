@@ -5,7 +5,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +14,13 @@ from urllib.error import URLError
 import lightning.pytorch as pl
 import numpy as np
 import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from mnist_lightning.augment import affine_table, to_pixels, warp
 from mnist_lightning.files import replace_file
+from mnist_lightning.predictions import read_predictions
 
 ARCHIVES = Path(__file__).parent / "archives"
 
@@ -37,6 +40,14 @@ class MNISTDataModule(pl.LightningDataModule):
         val_size: Number of the 60,000 training images to hold out for validation; 0 for none.
         train_size: Number of the others to train on; all of them where it is not given.
         split_seed: Seed of the split, so that runs with different seeds share one split.
+        predict_set: What `predict` reads: the `test` images, or the `unlabelled` ones, which are
+            the training images that `val_size` and `train_size` leave over.
+        pseudo_labels: A CSV file that `predict` wrote; its images are trained on too, with its
+            probabilities as their labels. Where they are test images, the run's test accuracy is
+            transductive: not to be compared with others.
+        pseudo_share: Share of each step that pseudo-labelled images fill, chosen anew at random; an
+            epoch is one pass over the others.
+        pseudo_confidence: Least probability of its likeliest digit that lets in a pseudo-label.
         rotation: Largest rotation of a training image, in degrees.
         shift: Largest shift, as a fraction of width and height.
         shear: Largest shear angle, in radians.
@@ -55,6 +66,10 @@ class MNISTDataModule(pl.LightningDataModule):
         val_size: int = 5000,
         train_size: int | None = None,
         split_seed: int = 0,
+        predict_set: Literal["test", "unlabelled"] = "test",
+        pseudo_labels: str | None = None,
+        pseudo_share: float = 0.25,
+        pseudo_confidence: float = 0.0,
         rotation: float = 8.0,
         shift: float = 0.08,
         shear: float = 0.3,
@@ -68,6 +83,11 @@ class MNISTDataModule(pl.LightningDataModule):
         if train_size is not None:
             _check("train_size", train_size, 2 <= train_size <= left, f"in 2 to {left:,}")
         _check("split_seed", split_seed, split_seed >= 0, "0 or more")
+        pseudo_size = round(batch_size * pseudo_share) if pseudo_labels else 1
+        _check("pseudo_share", pseudo_share, 0 < pseudo_size < batch_size, "between 0 and 1")
+        _check("pseudo_confidence", pseudo_confidence, 0 <= pseudo_confidence < 1, "in 0 to 1")
+        if pseudo_labels is None and (pseudo_share, pseudo_confidence) != (0.25, 0.0):
+            raise ValueError("pseudo_share and pseudo_confidence want pseudo_labels, a file")
         _check("rotation", rotation, 0 <= rotation <= 180, "in 0 to 180 degrees")
         _check("shift", shift, 0 <= shift <= 1, "in 0 to 1 (a fraction of the image)")
         _check("shear", shear, 0 <= shear <= 1.5, "in 0 to 1.5 radians")
@@ -80,6 +100,10 @@ class MNISTDataModule(pl.LightningDataModule):
         self.val_size = val_size
         self.train_size = left if train_size is None else train_size
         self.split_seed = split_seed
+        self.predict_set = predict_set
+        self.pseudo_labels = pseudo_labels
+        self.pseudo_share = pseudo_share
+        self.pseudo_confidence = pseudo_confidence
         self.warp_ranges = {"rotation": rotation, "shift": shift, "shear": shear, "zoom": zoom}
 
     def prepare_data(self) -> None:
@@ -109,19 +133,33 @@ class MNISTDataModule(pl.LightningDataModule):
                 replace_file(raw, contents)
 
     def setup(self, stage: str) -> None:
-        """Read the training images for `fit` and `validate`, else the test images."""
+        """Read the training images, or the test images for `test` and `predict`.
+
+        Raises:
+            OSError: If a file is missing or can't be read.
+            ValueError: If the pseudo-labels do not fit these images.
+        """
         self.seed = torch.initial_seed()
-        train = stage in ("fit", "validate")
-        data = _torchvision_class(self.dataset)(self.root, train=train)
+        unlabelled = stage == "predict" and self.predict_set == "unlabelled"
+        train = stage in ("fit", "validate") or unlabelled
         # One copy on the device that trains, so that no batch waits for a transfer.
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        self.images, self.labels = data.data.to(device), data.targets.to(device)
+        self.images, self.labels = self._read(train, device)
+        rest = np.arange(len(self.labels))
         if train:
-            labels = data.targets.numpy()
-            rest = np.arange(len(labels))
+            labels = self.labels.cpu().numpy()
             self.val_indices = stratified_sample(labels, rest, self.val_size, self.split_seed)
             rest = np.setdiff1d(rest, self.val_indices)
             self.train_indices = stratified_sample(labels, rest, self.train_size, self.split_seed)
+            rest = np.setdiff1d(rest, self.train_indices)
+        self.predict_indices, self.predict_images = rest, "train" if train else "test"
+        if unlabelled and not len(rest):
+            raise ValueError("no image is unlabelled: choose a smaller data.train_size")
+        if stage == "fit":
+            self.train_images, self.train_labels = self.images, self.labels
+            self.pseudo_indices = np.arange(0)
+            if self.pseudo_labels:
+                self._add_pseudo_labels(self.pseudo_labels, rest)
 
     def train_dataloader(self) -> "Batches":
         """Return the training batches, shuffled and with their warps.
@@ -131,24 +169,31 @@ class MNISTDataModule(pl.LightningDataModule):
         """
         # An ensemble wants a warp of its own for each member.
         members = getattr(self.trainer.lightning_module, "members", 1) if self.trainer else 1
-        return self._batches(
+        batches = Batches(
+            self.train_images,
+            self.train_labels,
             self.train_indices,
             self.batch_size,
+            extra_indices=self.pseudo_indices,
+            extra_size=round(self.batch_size * self.pseudo_share) if self.pseudo_labels else 0,
             shuffle_seed=self.seed,
             warp_ranges=self.warp_ranges if members > 1 or any(self.warp_ranges.values()) else None,
             members=members,
             progress=self._progress,
         )
+        return self._share(batches, least=2)  # batch norm needs two images
 
     def val_dataloader(self) -> "Batches | list[Any]":
         """Return the held-out images in their order, or an empty list where there are none."""
-        return self._batches(self.val_indices, self.eval_batch_size) if self.val_size else []
+        return self._eval_batches(self.val_indices) if self.val_size else []
 
     def test_dataloader(self) -> "Batches":
         """Return all test images in their order."""
-        return self._batches(np.arange(len(self.labels)), self.eval_batch_size)
+        return self._eval_batches(np.arange(len(self.labels)))
 
-    predict_dataloader = test_dataloader
+    def predict_dataloader(self) -> "Batches":
+        """Return all test images, or all that are unlabelled, in their order."""
+        return self._eval_batches(self.predict_indices)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: the seed, without which a run can't be resumed."""
@@ -179,16 +224,49 @@ class MNISTDataModule(pl.LightningDataModule):
         if not matrices:
             return pixels, labels
         copies = len(matrices[0]) // len(images)
-        return warp(pixels.repeat(copies, 1, 1, 1), matrices[0]), labels.repeat(copies)
+        return warp(pixels.repeat(copies, 1, 1, 1), matrices[0]), torch.cat([labels] * copies)
 
-    def _batches(self, indices: np.ndarray, batch_size: int, **training: Any) -> "Batches":
-        batches = Batches(self.images, self.labels, indices, batch_size, **training)
+    def _read(self, train: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+        data = _torchvision_class(self.dataset)(self.root, train=train)
+        return data.data.to(device), data.targets.to(device)
+
+    def _add_pseudo_labels(self, path: str, unlabelled: np.ndarray) -> None:
+        """Give all training images soft labels, and those of a file the file's."""
+        images, indices, probabilities = read_predictions(path)
+        confident = (probabilities.amax(dim=1) >= self.pseudo_confidence).numpy()
+        indices, probabilities = indices[confident], probabilities[confident]
+        if not len(indices):
+            raise ValueError(f"{path} holds no probability of {self.pseudo_confidence} or more")
+        if images == "test":
+            rank_zero_info(
+                f"note: {path} labels test images: this run's test accuracy is transductive"
+            )
+            test_images, _ = self._read(False, self.images.device)
+            self.train_images = torch.cat([self.images, test_images])
+            indices = indices + len(self.images)
+            unlabelled = np.arange(len(self.images), len(self.train_images))
+        strangers = np.setdiff1d(indices, unlabelled)
+        if len(strangers):
+            raise ValueError(
+                f"{path} holds {len(strangers):,} images that are trained on or held out here, as "
+                f"image {strangers[0]}: use the val_size, train_size and split_seed of its predict"
+            )
+        labels = torch.zeros(len(self.train_images), 10)
+        labels[: len(self.labels)] = F.one_hot(self.labels.cpu(), 10)
+        labels[indices] = probabilities
+        self.train_labels = labels.to(self.images.device)
+        self.pseudo_indices = indices
+
+    def _eval_batches(self, indices: np.ndarray) -> "Batches":
+        return self._share(Batches(self.images, self.labels, indices, self.eval_batch_size), 1)
+
+    def _share(self, batches: "Batches", least: int) -> "Batches":
         if self.trainer:
             batches.rank, batches.num_ranks = self.trainer.global_rank, self.trainer.world_size
-        least = 2 if training else 1  # batch norm needs two images
-        if len(indices) // (len(batches) * batches.num_ranks) < least:
+        num = len(batches.indices)
+        if num // (len(batches) * batches.num_ranks) < least:
             raise ValueError(
-                f"{len(indices):,} images in steps of {batch_size} on {batches.num_ranks} "
+                f"{num:,} images in steps of {batches.batch_size} on {batches.num_ranks} "
                 f"process(es): one would get less than {least} in a step; choose larger steps"
             )
         return batches
@@ -209,14 +287,16 @@ class Batches:
     size: no step is a small rest, and no rank has more steps than another.
 
     Iterating yields this rank's share of each step, `(images, labels)` or, with warps, `(images,
-    labels, matrices)`: uint8 `(B, 28, 28)`, int64 `(B,)`, float32 `(M * B, 2, 3)`, those of the
-    first of M members first.
+    labels, matrices)`: uint8 `(B, 28, 28)`, `B` rows of `labels`, float32 `(M * B, 2, 3)`, those of
+    the first of M members first.
 
     Attributes:
         images: uint8 `(M, 28, 28)`.
-        labels: int64 `(M,)`, on the device of `images`.
+        labels: int64 `(M,)`, or float32 probabilities `(M, 10)`, on the device of `images`.
         indices: int64 `(N,)`, the images to visit.
         batch_size: Most images in a step, over all ranks.
+        extra_indices: int64 `(P,)`, images to fill a part of each step with, chosen at random.
+        extra_size: How many of them a step takes, over all ranks.
         shuffle_seed: Seed of each epoch's order and warps; None keeps the order of `indices`.
         warp_ranges: Arguments of `affine_table`; None for no warps.
         members: Number M of warps for each image.
@@ -229,6 +309,8 @@ class Batches:
     labels: Tensor
     indices: np.ndarray
     batch_size: int
+    extra_indices: np.ndarray = field(default_factory=lambda: np.arange(0))
+    extra_size: int = 0
     shuffle_seed: int | None = None
     warp_ranges: dict[str, float] | None = None
     members: int = 1
@@ -238,13 +320,13 @@ class Batches:
 
     def __len__(self) -> int:
         """Return the number of steps in an epoch."""
-        return -(-len(self.indices) // self.batch_size)
+        return -(-len(self.indices) // (self.batch_size - self.extra_size))
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """Yield this rank's share of each step that is left of the epoch."""
         epoch, steps_done = self.progress()
         device = self.images.device
-        order, table = self.indices, None
+        order, extra, table = self.indices, self.extra_indices, None
         if self.shuffle_seed is not None:
             order = np.random.default_rng((self.shuffle_seed, epoch, 0)).permutation(order)
             if self.warp_ranges:
@@ -254,11 +336,22 @@ class Batches:
                     for _ in range(self.members)
                 ]
                 table = torch.stack(tables).to(device)
-        visits = torch.from_numpy(order).to(device)
+            if self.extra_size:  # none comes twice before all came once
+                rng = np.random.default_rng((self.shuffle_seed, epoch, 2))
+                size = len(self) * self.extra_size
+                rounds = [rng.permutation(extra) for _ in range(-(-size // len(extra)))]
+                extra = np.concatenate(rounds)[:size]
+        visits, extra_visits = (
+            torch.from_numpy(order).to(device),
+            torch.from_numpy(extra).to(device),
+        )
         num_shares = len(self) * self.num_ranks
         for share in range(steps_done * self.num_ranks + self.rank, num_shares, self.num_ranks):
-            start, end = (len(visits) * i // num_shares for i in (share, share + 1))
-            visit = visits[start:end]
+            parts = [
+                column[len(column) * share // num_shares : len(column) * (share + 1) // num_shares]
+                for column in (visits, extra_visits)
+            ]
+            visit = torch.cat(parts)
             batch = self.images[visit], self.labels[visit]
             yield batch if table is None else (*batch, table[:, visit].flatten(0, 1))
 

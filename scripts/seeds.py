@@ -3,9 +3,11 @@
     python scripts/seeds.py base --seeds 0 1 2 3 4 --test --config configs/base.yaml
     python scripts/seeds.py base --show
 
-What is no option of this script goes to `fit` as it is. Seeds that have their line already are
+What is no option of this script goes to `fit`, with each `{seed}` replaced. Seeds that have their line already are
 skipped, so a row can be continued after a kill, or on another day. `--test` reads the test set,
 once for each finished run, with its last checkpoint; without it only validation images are seen.
+`--predict SET` writes what the last checkpoint says of a set's images to the run's folder, as
+runs/seeds/ROW/seed_{seed}/predictions.csv, for another row to learn from.
 """
 
 import argparse
@@ -30,11 +32,14 @@ from mnist_lightning.data import MNISTDataModule
 RESULTS = Path("docs/results")
 
 
-def run(row: str, seed: int, test: bool, fit_arguments: list[str]) -> dict[str, Any]:
+def run(
+    row: str, seed: int, test: bool, predict: str | None, fit_arguments: list[str]
+) -> dict[str, Any]:
     """Train one network in a process of its own and measure its last checkpoint."""
     folder = Path("runs") / "seeds" / row / f"seed_{seed}"
     init = "--trainer.logger.init_args"
-    command = [sys.executable, "-m", "mnist_lightning", "fit", *fit_arguments]
+    command = [sys.executable, "-m", "mnist_lightning", "fit"]
+    command += [argument.replace("{seed}", str(seed)) for argument in fit_arguments]
     command += [f"--seed_everything={seed}", "--trainer.logger=TensorBoardLogger"]
     command += [
         f"{init}.save_dir={folder.parent}",
@@ -46,7 +51,12 @@ def run(row: str, seed: int, test: bool, fit_arguments: list[str]) -> dict[str, 
     subprocess.run(command, check=True)
     seconds = time.time() - started
 
-    checkpoint = read_checkpoint(folder / "checkpoints" / "last.ckpt")
+    path = folder / "checkpoints" / "last.ckpt"
+    if predict:
+        command = [sys.executable, "-m", "mnist_lightning", "predict", f"--ckpt_path={path}"]
+        command += [f"--data.predict_set={predict}", f"--output={folder}/predictions.csv"]
+        subprocess.run([*command, "--trainer.enable_progress_bar=false"], check=True)
+    checkpoint = read_checkpoint(path)
     settings = {**checkpoint["hyper_parameters"], **checkpoint["datamodule_hyper_parameters"]}
     settings.pop("root")
     scalars = EventAccumulator(str(folder)).Reload()
@@ -96,6 +106,7 @@ def main() -> None:
     parser.add_argument("row", help="name of the row; its lines go to docs/results/ROW.jsonl")
     parser.add_argument("--seeds", type=int, nargs="+", default=[], metavar="SEED")
     parser.add_argument("--test", action="store_true", help="read the test set once for each run")
+    parser.add_argument("--predict", choices=["test", "unlabelled"], metavar="SET")
     parser.add_argument("--show", action="store_true", help="only print what is there")
     options, fit_arguments = parser.parse_known_args()
 
@@ -108,7 +119,7 @@ def main() -> None:
         done = {line["seed"] for line in lines}
         path.parent.mkdir(parents=True, exist_ok=True)
         for seed in [seed for seed in options.seeds if seed not in done]:
-            lines.append(run(options.row, seed, options.test, fit_arguments))
+            lines.append(run(options.row, seed, options.test, options.predict, fit_arguments))
             with path.open("a") as file:
                 file.write(json.dumps(lines[-1]) + "\n")
     if not lines:

@@ -13,6 +13,7 @@ import torch
 from torchvision import datasets
 
 from mnist_lightning.data import ARCHIVES, Batches, MNISTDataModule, stratified_sample
+from mnist_lightning.predictions import write_predictions
 
 UNPACKED_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -295,7 +296,81 @@ def test_a_step_of_one_image_is_refused_before_batch_norm_fails(root: str) -> No
 
 def test_an_empty_share_of_a_step_is_refused() -> None:
     with pytest.raises(ValueError, match="5 images in steps of 1 on 2 process"):
-        share = MNISTDataModule()
+        share = MNISTDataModule(eval_batch_size=1)
         share.images, share.labels = torch.zeros(5, 28, 28), torch.zeros(5)
         share.trainer = SimpleNamespace(global_rank=0, world_size=2)  # type: ignore[assignment]
-        share._batches(np.arange(5), 1)
+        share._eval_batches(np.arange(5))
+
+
+# -- pseudo-labels
+
+
+def write(path: Path, set_: str, indices: np.ndarray, digit: int = 3, p: float = 0.7) -> str:
+    probabilities = torch.full((len(indices), 10), (1 - p) / 9)
+    probabilities[:, digit] = p
+    write_predictions(path, set_, indices, probabilities)
+    return str(path)
+
+
+def test_pseudo_labels_fill_their_share_of_each_step(root: str, tmp_path: Path) -> None:
+    size = {"train_size": 1000, "val_size": 58_000, "batch_size": 64}
+    unlabelled = MNISTDataModule(root, predict_set="unlabelled", **size)  # type: ignore[arg-type]
+    unlabelled.setup("predict")
+    assert len(unlabelled.predict_indices) == 1000
+    path = write(tmp_path / "x.csv", "train", unlabelled.predict_indices)
+    data = fit_data(root, pseudo_labels=path, **size)
+    batches = data.train_dataloader()
+    assert len(batches) == 21  # of 48 labelled images and 16 others
+
+    pseudo = torch.full((10,), 0.3 / 9)
+    pseudo[3] = 0.7
+    for _, labels, _ in batches:
+        is_pseudo = torch.isclose(labels, pseudo).all(dim=1)
+        assert is_pseudo.sum() == 16 and len(labels) in (63, 64)
+        assert (labels[~is_pseudo].amax(dim=1) == 1).all()
+    # The file's own images, none twice before all came once.
+    batches.indices, batches.warp_ranges = batches.indices[:0], None
+    batches.extra_size = 10
+    batches.indices = np.arange(54 * 100)  # 100 steps, 1,000 images
+    extra = torch.cat([images[54:] for images, _ in batches])
+    expected = data.images[torch.from_numpy(unlabelled.predict_indices)]
+    assert sorted(map(bytes, extra.numpy())) == sorted(map(bytes, expected.numpy()))
+
+
+def test_pseudo_labels_of_test_images_are_those_images(root: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", "test", np.array([7]))
+    data = fit_data(root, pseudo_labels=path, rotation=0.0, shift=0.0, shear=0.0, zoom=0.0)
+    images, labels = next(iter(data.train_dataloader()))
+    test = MNISTDataModule(root)
+    test.setup("test")
+    assert torch.equal(images[-32:], test.images[7].expand(32, 28, 28))
+    assert torch.allclose(labels[-32:, 3], torch.tensor(0.7))
+
+
+def test_only_confident_pseudo_labels_are_used(root: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", "test", np.arange(5))
+    assert len(fit_data(root, pseudo_labels=path, pseudo_confidence=0.6).pseudo_indices) == 5
+    with pytest.raises(ValueError, match="holds no probability of 0.8 or more"):
+        fit_data(root, pseudo_labels=path, pseudo_confidence=0.8)
+
+
+def test_pseudo_labels_of_images_with_labels_are_refused(root: str, tmp_path: Path) -> None:
+    held_out = fit_data(root, train_size=100).val_indices[:2]
+    path = write(tmp_path / "x.csv", "train", held_out)
+    with pytest.raises(ValueError, match="holds 2 images that are trained on or held out here"):
+        fit_data(root, train_size=100, pseudo_labels=path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"pseudo_share": 0.5}, "want pseudo_labels"),
+        ({"pseudo_confidence": 0.5}, "want pseudo_labels"),
+        ({"pseudo_labels": "x.csv", "pseudo_share": 1.0}, "pseudo_share 1.0 must be"),
+        ({"pseudo_labels": "x.csv", "pseudo_share": 0.001}, "pseudo_share 0.001 must be"),
+        ({"pseudo_labels": "x.csv", "pseudo_confidence": 1.0}, "pseudo_confidence 1.0 must be"),
+    ],
+)
+def test_impossible_pseudo_settings_are_refused(arguments: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        MNISTDataModule(**arguments)

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mnist_lightning.archives import read_test_set
 from mnist_lightning.augment import to_pixels
+from mnist_lightning.checkpoint import read_checkpoint
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -59,8 +60,6 @@ def test_tensorboard_reads_the_curves(smoke: Path) -> None:
 
 
 def test_last_is_the_last_epoch_even_when_it_is_worse(smoke: Path, root: str) -> None:
-    from mnist_lightning.checkpoint import read_checkpoint
-
     folder = smoke / "runs/smoke/version_0"
     steps = {
         name: read_checkpoint(folder / "checkpoints" / f"{name}.ckpt")["global_step"]
@@ -88,11 +87,27 @@ def test_an_ensemble_is_trained_tested_and_loaded_like_one_network(
     assert isinstance(network, Ensemble) and len(network.members) == 3
     images, _ = read_test_set()
     lines = (tmp_path / "predictions.csv").read_text().splitlines()[1:6]
-    predicted = torch.tensor([[float(p) for p in line.split(",")[2:]] for line in lines])
+    predicted = torch.tensor([[float(p) for p in line.split(",")[3:]] for line in lines])
     with torch.inference_mode():
         torch.testing.assert_close(
             predicted, network(to_pixels(images[:5])).softmax(1), rtol=1e-3, atol=1e-5
         )
+
+
+def test_a_run_learns_from_anothers_predictions(root: str, tmp_path: Path) -> None:
+    few = ["--data.train_size=200", "--data.val_size=59000", "--data.root", root]
+    assert run("fit", *SMOKE, *few, cwd=tmp_path).returncode == 0
+    path = "runs/smoke/version_0/checkpoints/last.ckpt"
+    unlabelled = ["--data.predict_set=unlabelled", "--output=rest.csv", "--data.root", root]
+    done = run("predict", "--ckpt_path", path, *unlabelled, cwd=tmp_path)
+    assert "wrote rest.csv: 800 images" in done.stdout, done.stderr
+
+    pseudo = ["--data.pseudo_labels=rest.csv", "--data.pseudo_share=0.75"]
+    done = run("fit", *SMOKE, *few, *pseudo, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not re.search(r"\.py:\d|warn|transductive", done.stderr, re.I)
+    checkpoint = read_checkpoint(tmp_path / "runs/smoke/version_1/checkpoints/last.ckpt")
+    assert checkpoint["global_step"] == 2 * 7  # epochs of 200 labelled images, 32 a step
 
 
 def test_two_processes_train_one_network(root: str, tmp_path: Path) -> None:

@@ -13,11 +13,12 @@ MAY_KNOW = {
     "callbacks": {"checkpoint", "files"},
     "checkpoint": {"network"},
     "classifier": {"checkpoint", "network"},
-    "cli": {"callbacks", "classifier", "data", "files", "resume"},
-    "data": {"augment", "files"},
+    "cli": {"callbacks", "classifier", "data", "predictions", "resume"},
+    "data": {"augment", "files", "predictions"},
     "export": {"archives", "augment", "checkpoint", "files"},
     "files": set(),
     "network": set(),
+    "predictions": {"files"},
     "resume": {"checkpoint"},
 }
 MAY_IMPORT_LIGHTNING = {"callbacks", "classifier", "cli", "data", "resume"}

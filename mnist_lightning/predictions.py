@@ -1,0 +1,74 @@
+"""The CSV file that `predict` writes and that pseudo-labels come from: ten probabilities a line."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnist_lightning.files import replace_file
+
+HEADER = ",".join(["set", "image", "digit", *(f"p{digit}" for digit in range(10))])
+
+
+def write_predictions(path: Path, set_: str, indices: np.ndarray, probabilities: Tensor) -> None:
+    """Write each image's most probable digit and all ten probabilities.
+
+    Args:
+        path: The CSV file; one that is there is replaced.
+        set_: Where the images lie, `train` or `test`.
+        indices: int64 `(N,)`, the images' places there.
+        probabilities: Float `(N, 10)`.
+
+    Raises:
+        OSError: If the file can't be written.
+    """
+    lines = [HEADER]
+    for image, row in zip(indices.tolist(), probabilities.tolist(), strict=True):
+        digit = row.index(max(row))
+        lines.append(",".join([set_, f"{image}", f"{digit}", *(f"{p:.6g}" for p in row)]))
+    replace_file(path, "\n".join([*lines, ""]).encode())
+
+
+def read_predictions(path: str | Path) -> tuple[str, np.ndarray, Tensor]:
+    """Read a file of predictions.
+
+    Args:
+        path: A CSV file that `write_predictions` wrote; a person may have taken lines out.
+
+    Returns:
+        The set that the images lie in, `train` or `test`, their places there, int64 `(N,)`, and
+        probabilities, float32 `(N, 10)`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not such a file; the line is named.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file of predictions {path}")
+    header, *lines = Path(path).read_text(errors="replace").splitlines() or [""]
+    if header != HEADER:
+        raise ValueError(f"{path} was not written by predict: its first line is not {HEADER}")
+    if not lines:
+        raise ValueError(f"{path} holds no predictions")
+    sets, indices, rows = set(), [], []
+    for number, line in enumerate(lines, start=2):
+        set_, *fields = line.split(",")
+        try:
+            index, _, *row = [int(field) for field in fields[:2]] + [float(p) for p in fields[2:]]
+            is_right = set_ in ("train", "test") and len(row) == 10 and min(row) >= 0
+            if not (is_right and index >= 0 and abs(sum(row) - 1) < 1e-3):
+                raise ValueError
+        except ValueError:
+            raise ValueError(
+                f"{path}, line {number}: not a set, an image, a digit and ten "
+                f"probabilities: {line[:60]}"
+            ) from None
+        sets.add(set_)
+        indices.append(index)
+        rows.append(row)
+    if len(sets) > 1:
+        raise ValueError(f"{path} holds images of both the train and the test set")
+    if len(set(indices)) < len(indices):
+        raise ValueError(f"{path} holds an image more than once")
+    return sets.pop(), np.array(indices), torch.tensor(rows)
