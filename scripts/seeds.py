@@ -3,11 +3,11 @@
     python scripts/seeds.py base --seeds 0 1 2 3 4 --test --config configs/base.yaml
     python scripts/seeds.py base --show
 
-What is no option of this script goes to `fit`, with each `{seed}` replaced. Seeds that have their line already are
-skipped, so a row can be continued after a kill, or on another day. `--test` reads the test set,
-once for each finished run, with its last checkpoint; without it only validation images are seen.
-`--predict SET` writes what the last checkpoint says of a set's images to the run's folder, as
-runs/seeds/ROW/seed_{seed}/predictions.csv, for another row to learn from.
+What is no option of this script goes to `fit`, with each `{seed}` replaced. Seeds that have their
+line already are skipped, so a row can be continued after a kill, or on another day. `--test` reads
+the test set, once for each finished run, with its last checkpoint; without it only validation
+images are seen. `--predict SET` writes what the last checkpoint says of a set's images to the run's
+folder, as runs/seeds/ROW/seed_{seed}/predictions.csv, for another row to learn from.
 """
 
 import argparse

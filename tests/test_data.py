@@ -12,7 +12,8 @@ import pytest
 import torch
 from torchvision import datasets
 
-from mnist_lightning.data import ARCHIVES, Batches, MNISTDataModule, stratified_sample
+from mnist_lightning.batches import Batches, stratified_sample
+from mnist_lightning.data import ARCHIVES, MNISTDataModule
 from mnist_lightning.predictions import write_predictions
 
 UNPACKED_MD5 = {
