@@ -81,6 +81,8 @@ def run(
     result["settings"] = settings
     result["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads"
     result["versions"] = {name: version(name) for name in ("torch", "lightning")}
+    if predict:
+        result["predict"] = predict
     result["command"] = f"fit {' '.join(fit_arguments)}"
     return result
 

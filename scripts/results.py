@@ -1,0 +1,125 @@
+"""Write docs/results.md from the lines that scripts/seeds.py keeps in docs/results/.
+
+python scripts/results.py
+"""
+
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+DOCS = Path("docs")
+
+# Tables: a title, what holds for all its rows, and its rows, each a file and what it measures.
+TABLES = [
+    (
+        "All labels",
+        "From the article as it ran to this project's main configuration, one change at a time.",
+        {
+            "article": "the article as it ran: no batch norm, constant Adam, batch 64",
+            "article_batch_norm": "+ the batch norm that it describes",
+            "article_one_cycle": "+ the one-cycle schedule, still with a peak of 1e-3",
+            "base_60000": "`base.yaml` on all 60,000 images: peak 3e-3, batch 128",
+            "base": "`base.yaml`, 5,000 images held out",
+            "fast": "`fast.yaml` over it: one epoch, a smaller network, no warps",
+        },
+    ),
+    (
+        "What the article suggests",
+        "Ensembles, and pseudo-labels on the test images, as it does: that row is transductive, "
+        "since the images that it is tested on were trained on, and compares with no other.",
+        {
+            "ensemble": "`base.yaml` on all 60,000 images, 5 members",
+            "article_pseudo": "pseudo-labels of the test images, a quarter of each step",
+        },
+    ),
+    (
+        "Few labels",
+        "1,000 training images with their labels; 54,000 without, through pseudo-labels.",
+        {
+            "few": "the 1,000 alone",
+            "few_pseudo": "and the 54,000, labelled by the networks above",
+        },
+    ),
+]
+
+
+INTRODUCTION = """# Results
+
+Made by `python scripts/results.py` from the lines in [results/](results/), one a finished run. Test
+accuracy after the last epoch on all 10,000 test images, read once for each run: mean ± standard
+deviation over seeds (lowest to highest). NLL is the mean negative log-likelihood, ECE the expected
+calibration error (l1, 15 bins), minutes the wall time of `fit` on the machine named below, often
+with other work beside it.
+"""
+
+HEAD = """| | test accuracy | errors | n | NLL | ECE | minutes |
+|---|---|---|---|---|---|---|
+"""
+
+
+def mean_and_deviation(values: list[float], digits: int) -> str:
+    """Return values as text, `mean ± standard deviation`."""
+    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
+    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+
+
+def row(lines: list[dict[str, Any]], description: str) -> str:
+    """Return a row of the main table."""
+
+    def column(name: str, scale: float = 1) -> list[float]:
+        return [line[name] * scale for line in lines]
+
+    accuracies = column("test/accuracy", 100)
+    cells = [
+        description,
+        f"{mean_and_deviation(accuracies, 2)}% ({min(accuracies):.2f} to {max(accuracies):.2f})",
+        mean_and_deviation(column("test/errors"), 1),
+        f"{len(lines)}",
+        mean_and_deviation(column("test/loss"), 4),
+        mean_and_deviation(column("test/calibration_error"), 4),
+        f"{statistics.mean(column('fit_seconds')) / 60:.1f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def page(read: Callable[[str], list[dict[str, Any]]]) -> str:
+    """Return the page.
+
+    Args:
+        read: From a row's name to its lines, one a finished run; none where there are no runs yet.
+    """
+    parts, commands, machines = [INTRODUCTION], [], set()
+    for title, text, names in TABLES:
+        rows = [(name, read(name)) for name in names]
+        rows = [(name, lines) for name, lines in rows if lines]
+        if not rows:
+            continue
+        parts.append(f"## {title}\n\n{text}\n")
+        parts.append(HEAD + "\n".join(row(lines, names[name]) for name, lines in rows) + "\n")
+        for name, lines in rows:
+            seeds = " ".join(str(seed) for seed in sorted(line["seed"] for line in lines))
+            predict = f" --predict {lines[0]['predict']}" if "predict" in lines[0] else ""
+            fit = lines[0]["command"].removeprefix("fit ")
+            command = f"python scripts/seeds.py {name} --test{predict} --seeds {seeds} {fit}"
+            commands.append(f"    {command}\n")
+            for line in lines:
+                versions = ", ".join(f"{name} {it}" for name, it in line["versions"].items())
+                machines.add(f"{line['machine']}, {versions}")
+    parts.append("## Made again\n\nEach row is continued where its file has some seeds already.\n")
+    parts.append("".join(commands))
+    machine = "; ".join(sorted(machines))
+    parts.append(f"On two virtual cores (AMD EPYC), no GPU: {machine}.\n")
+    return "\n".join(parts)
+
+
+def read_lines(name: str) -> list[dict[str, Any]]:
+    """Return a row's lines, or none where it has no file."""
+    path = DOCS / "results" / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+if __name__ == "__main__":
+    (DOCS / "results.md").write_text(page(read_lines))
+    print("wrote docs/results.md")

@@ -1,0 +1,160 @@
+"""Measure finished networks on test images that are shifted, turned, scaled, noisy or covered.
+
+    python scripts/robustness.py article runs/seeds/article/*/checkpoints/last.ckpt
+    python scripts/robustness.py base_60000 runs/seeds/base_60000/*/checkpoints/last.ckpt
+    python scripts/robustness.py --show
+
+The first argument is the row's name in docs/results/robustness.json; `--show` draws the rows that
+are there as docs/pictures/robustness.png and prints them as a table. Nothing is chosen by these
+figures: the grid below was fixed before any network was measured on it.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+from tqdm import tqdm
+
+from mnist_lightning import figures, load
+from mnist_lightning.archives import read_test_set
+from mnist_lightning.augment import to_pixels
+
+RESULTS = Path("docs/results/robustness.json")
+PICTURE = Path("docs/pictures/robustness.png")
+
+# Kind of change: its unit, and its levels; the first of each changes nothing.
+GRID: dict[str, tuple[str, list[float]]] = {
+    "shift": ("pixels to a side", [0, 1, 2, 3, 4, 5]),
+    "rotation": ("degrees either way", [0, 10, 20, 30, 40]),
+    "scale": ("size of the digit", [1, 0.5, 0.6, 0.8, 1.2, 1.4]),
+    "noise": ("standard deviation", [0, 0.1, 0.2, 0.3, 0.4]),
+    "blur": ("standard deviation, pixels", [0, 0.5, 1, 1.5, 2]),
+    "contrast": ("factor", [1, 0.6, 0.4, 0.2, 0.1]),
+    "occlusion": ("side of a grey square, pixels", [0, 4, 6, 8, 10]),
+}
+
+
+def change(pixels: Tensor, kind: str, level: float) -> Tensor:
+    """Change images in one way.
+
+    Args:
+        pixels: float `(B, 1, 28, 28)` in [0, 1].
+        kind: A key of `GRID`.
+        level: How much, in its unit. Half of the images are shifted or turned the other way; the
+            places of noise and squares are the same in every call.
+
+    Returns:
+        Like `pixels`.
+    """
+    generator = torch.Generator().manual_seed(0)
+    if kind == "noise":
+        noise = torch.randn(pixels.shape, generator=generator)
+        return (pixels + level * noise).clamp(0, 1)
+    if kind == "occlusion":
+        changed, side = pixels.clone(), int(level)
+        corners = torch.randint(0, 29 - side, (len(pixels), 2), generator=generator)
+        for image, (row, column) in zip(changed, corners.tolist(), strict=True):
+            image[:, row : row + side, column : column + side] = 0.5
+        return changed
+    if kind == "blur":
+        return F.gaussian_blur(pixels, [9, 9], [level, level]) if level else pixels
+    if kind == "contrast":
+        return F.adjust_contrast(pixels, level)
+    first, second = pixels.chunk(2)
+    halves = []
+    for half, sign in ((first, 1), (second, -1)):
+        halves.append(
+            F.affine(
+                half,
+                angle=sign * level if kind == "rotation" else 0,
+                translate=[sign * level, 0] if kind == "shift" else [0, 0],
+                scale=level if kind == "scale" else 1,
+                shear=[0, 0],
+                interpolation=F.InterpolationMode.BILINEAR,
+            )
+        )
+    return torch.cat(halves)
+
+
+def measure(paths: list[str]) -> dict[str, list[list[float]]]:
+    """Return, for each kind of change and each level, the accuracy of each checkpoint."""
+    images, labels = read_test_set()
+    pixels = to_pixels(images)
+    networks = [load(path) for path in paths]
+    accuracies: dict[str, list[list[float]]] = {}
+    for kind, (_, levels) in GRID.items():
+        accuracies[kind] = []
+        for level in tqdm(levels, f"{kind:10}"):
+            hits = torch.zeros(len(networks), dtype=torch.int64)
+            for part, part_labels in zip(pixels.split(1000), labels.split(1000), strict=True):
+                changed = change(part, kind, level)
+                with torch.inference_mode():
+                    for i, network in enumerate(networks):
+                        hits[i] += (network(changed).argmax(dim=1) == part_labels).sum()
+            accuracies[kind].append((hits / len(labels)).tolist())
+    return accuracies
+
+
+def draw(rows: dict[str, dict[str, list[list[float]]]]) -> Any:
+    """Return a figure: a panel for each kind of change, a line for each row."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    styles = [
+        {"color": figures.VERMILION, "marker": "s", "linestyle": "--"},
+        {"color": figures.BLUE, "marker": "o", "linestyle": "-"},
+    ]
+    with matplotlib.rc_context(figures.STYLE):
+        figure = Figure(figsize=(8.3, 4.6))
+        panels = figure.subplots(2, 4, sharey=True).flat
+        for axes, (kind, (unit, levels)) in zip(panels, GRID.items(), strict=False):
+            order = sorted(range(len(levels)), key=lambda i: levels[i])
+            for (name, accuracies), style in zip(rows.items(), styles, strict=False):
+                means = [100 * statistics.mean(accuracies[kind][i]) for i in order]
+                axes.plot([levels[i] for i in order], means, label=name, markersize=4, **style)
+            axes.set_title(kind, color=figures.INK, weight="bold")
+            axes.set_xlabel(unit)
+            axes.set_ylim(0, 102)
+            axes.grid(color=figures.PALE)
+            axes.set_axisbelow(True)
+        for axes in (panels[0], panels[4]):
+            axes.set_ylabel("accuracy (%)")
+        panels[7].axis("off")
+        panels[7].legend(*panels[0].get_legend_handles_labels(), loc="center left")
+    return figure
+
+
+def main() -> None:
+    """Parse the command line; measure a row, or show those that are there."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("row", nargs="?", help="name of the row to measure")
+    parser.add_argument("checkpoints", nargs="*", help="its finished runs")
+    parser.add_argument("--show", action="store_true", help="draw and print what was measured")
+    options = parser.parse_args()
+
+    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if options.checkpoints:
+        rows[options.row] = measure(options.checkpoints)
+        RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+    if not rows:
+        sys.exit("error: no row was measured yet: name one, and its checkpoints")
+    if options.show:
+        PICTURE.parent.mkdir(exist_ok=True)
+        PICTURE.write_bytes(figures.to_png(draw(rows)))
+    print(f"| change | {' | '.join(rows)} |\n|---|{'---|' * len(rows)}")
+    for kind, (unit, levels) in GRID.items():
+        for i, level in enumerate(levels):
+            means = [f"{100 * statistics.mean(row[kind][i]):.2f}%" for row in rows.values()]
+            print(f"| {kind}, {level:g} {unit} | {' | '.join(means)} |")
+
+
+if __name__ == "__main__":
+    main()
