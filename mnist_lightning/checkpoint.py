@@ -133,7 +133,7 @@ def _load(path: Path) -> ConvNet | Ensemble:
         network.load_state_dict(weights)
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} holds another network than this version builds") from error
-    return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    return network.to(memory_format=torch.channels_last).eval()
 
 
 def _read_safetensors(path: Path) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
@@ -145,7 +145,7 @@ def _read_safetensors(path: Path) -> tuple[list[dict[str, Any]], dict[str, Tenso
             weights = {name: file.get_tensor(name) for name in file.keys()}
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is damaged or not a safetensors file") from error
-    if "mnist_lightning_format" not in metadata:
+    if not {"mnist_lightning_format", "members", "sha256"} <= metadata.keys():
         raise ValueError(f"{path} was not written by mnist_lightning")
     if int(metadata["mnist_lightning_format"]) > CHECKPOINT_FORMAT:
         raise ValueError(f"{path} was written by a newer mnist_lightning: update this one")

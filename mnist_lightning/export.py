@@ -125,11 +125,11 @@ def largest_difference(network: Run, exported: Run) -> float:
     return largest
 
 
-def export(ckpt_path: str | None, output: Path) -> str:
+def export(paths: list[str], output: Path) -> str:
     """Write a network in the format that the output's suffix names.
 
     Args:
-        ckpt_path: A checkpoint, see `load`; None for the network that is shipped.
+        paths: Checkpoints, see `load`; none for the network that is shipped.
         output: A file that ends in `.onnx`, `.pt2` or `.safetensors`; one that is there is
             replaced.
 
@@ -145,7 +145,7 @@ def export(ckpt_path: str | None, output: Path) -> str:
         raise ValueError(f"{output} must end in .onnx, .pt2 or .safetensors")
     if not output.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {output.parent} to write {output.name} in")
-    network = load(ckpt_path)
+    network = load(*paths)
     print(f"exporting to {output}", file=sys.stderr)
     if output.suffix == ".safetensors":
         replace_file(output, to_safetensors(network))
@@ -183,7 +183,12 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--ckpt_path", help="a checkpoint; left out, the network that is shipped")
+    parser.add_argument(
+        "--ckpt_path",
+        action="append",
+        default=[],
+        help="a checkpoint, given again for an ensemble; left out, the network that is shipped",
+    )
     parser.add_argument("output", type=Path, help="a file that ends in .onnx, .pt2 or .safetensors")
     options = parser.parse_args()
     try:

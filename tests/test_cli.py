@@ -139,6 +139,9 @@ def test_base_yaml_states_the_defaults(
     defaults = printed(monkeypatch, capsys)
     base = printed(monkeypatch, capsys, "--config", CONFIGS / "base.yaml")
     base["trainer"]["logger"]["init_args"]["name"] = "mnist"
+    assert defaults["trainer"].pop("callbacks") is None
+    (pictures,) = base["trainer"].pop("callbacks")  # the one thing that it adds
+    assert pictures["class_path"] == "mnist_lightning.callbacks.Pictures"
     assert base == defaults
 
 

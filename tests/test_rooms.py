@@ -11,15 +11,19 @@ MAY_KNOW = {
     "__main__": {"cli"},
     "augment": set(),
     "batches": {"augment"},
-    "callbacks": {"checkpoint", "files"},
+    "callbacks": {"augment", "checkpoint", "figures", "files", "network"},
     "checkpoint": {"network"},
     "classifier": {"checkpoint", "network"},
     "cli": {"callbacks", "classifier", "data", "predictions", "resume"},
     "data": {"augment", "batches", "files", "predictions"},
+    "demo": {"archives", "augment", "checkpoint", "images"},
     "export": {"archives", "augment", "checkpoint", "files"},
+    "figures": set(),
     "files": set(),
+    "images": set(),
     "network": set(),
     "predictions": {"files"},
+    "report": {"augment", "checkpoint", "data", "figures", "files", "network"},
     "resume": {"checkpoint"},
 }
 MAY_IMPORT_LIGHTNING = {"callbacks", "classifier", "cli", "data", "resume"}
@@ -33,7 +37,10 @@ def imports(module: str) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            names.add(node.module or "")
+            for alias in node.names:
+                is_room = (PACKAGE / f"{alias.name}.py").exists()
+                of_package = node.module == "mnist_lightning" and is_room
+                names.add(f"{node.module}.{alias.name}" if of_package else f"{node.module}")
     return names
 
 

@@ -1,0 +1,164 @@
+import base64
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+from mnist_lightning import report
+from mnist_lightning.archives import read_test_set
+from mnist_lightning.augment import to_pixels
+from mnist_lightning.checkpoint import load, to_safetensors
+from mnist_lightning.network import ConvNet
+
+CHECKPOINT = "runs/smoke/version_0/checkpoints/last.ckpt"
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int | str | None:
+    monkeypatch.setattr(sys, "argv", ["report", *map(str, arguments)])
+    try:
+        report.main()
+    except SystemExit as exit_:
+        return exit_.code
+    return 0
+
+
+class Page(HTMLParser):
+    """Keeps a page's addresses and images."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.alternatives: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        values = dict(attributes)
+        self.addresses += [values[key] or "" for key in ("src", "href") if key in values]
+        if tag == "img":
+            self.alternatives.append(values["alt"] or "")
+
+
+@pytest.fixture(scope="module")
+def made(smoke: Path, root: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return the report on a finished run, made by the real command."""
+    cwd = tmp_path_factory.mktemp("report")
+    options = ["--ckpt_path", smoke / CHECKPOINT, "--data_root", root, "--layer", "relu2"]
+    command = [sys.executable, "-m", "mnist_lightning.report", *map(str, options)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert not re.search(r"\.py:\d|warn", done.stderr, re.I)
+    assert done.stdout == "wrote report/report.html and 10 figures beside it\n"
+    text = (cwd / "report/report.html").read_text()
+    return SimpleNamespace(folder=cwd / "report", text=text, page=Page(text), cwd=cwd)
+
+
+def test_the_page_holds_every_figure_and_loads_nothing(made: Any) -> None:
+    files = {path.name: path for path in made.folder.iterdir()}
+    names = [*report.NARROW, *report.ERRORS, *report.LEARNED, *report.TRAINING]
+    assert files.keys() == {"report.html", *(f"{name}.png" for name in names)}
+    assert list(made.cwd.iterdir()) == [made.folder]
+    prefix = "data:image/png;base64,"
+    assert all(address.startswith(prefix) for address in made.page.addresses)
+    inlined = [base64.b64decode(address[len(prefix) :]) for address in made.page.addresses]
+    assert inlined == [files[f"{name}.png"].read_bytes() for name in names]
+    assert "url(" not in made.text and "@import" not in made.text and "<script" not in made.text
+    for name in names:
+        Image.open(files[f"{name}.png"]).verify()
+    assert all(len(text) > 20 for text in made.page.alternatives)
+    assert any(text.startswith("relu2: ") for text in made.page.alternatives)
+
+
+def test_the_page_says_what_was_measured_on_which_images(made: Any, smoke: Path) -> None:
+    images, labels = read_test_set()
+    with torch.inference_mode():
+        logits = load(smoke / CHECKPOINT)(to_pixels(images))
+    errors = int((logits.argmax(1) != labels).sum())
+    assert f"<h1>{errors:,} of 10,000 images misread</h1>" in made.text
+    assert f"<dd>{1 - errors / 10_000:.2%}</dd>" in made.text
+    assert f"<dd>{F.cross_entropy(logits, labels):.4f}</dd>" in made.text
+    assert "the 10,000 test images of MNIST" in made.text
+    assert "after 8 training steps" in made.text
+    assert "<th scope=row>channels</th><td>4, 8</td>" in made.text
+    assert "<th scope=row>rotation</th><td>8.0</td>" in made.text
+    assert any("After 8 steps: validation loss" in text for text in made.page.alternatives)
+
+
+def test_a_file_without_a_run_gives_a_report_without_curves_and_replaces_the_last_one(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    monkeypatch.chdir(tmp_path)
+    Path("n.safetensors").write_bytes(to_safetensors(ConvNet((2, 2), 4, batch_norm=False)))
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("curves.png", "report.html", "notes.txt"):
+        (folder / name).write_text("old")
+    where = ["--data_root", root, "--output_dir", "mine"]
+    assert call(monkeypatch, "--ckpt_path", "n.safetensors", *where) == 0
+    assert not (folder / "curves.png").exists() and not (folder / "augmentation.png").exists()
+    assert (folder / "notes.txt").read_text() == "old"
+    text = (folder / "report.html").read_text()
+    assert "no curves" in text and "<th scope=row>hidden</th><td>4</td>" in text
+
+
+def test_a_network_without_mistakes_has_a_report_too(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Knows(ConvNet):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            logits = nn.Sequential.forward(self, pixels)
+            return logits * 0 + 50 * torch.eye(10)[answers[: len(pixels)]]
+
+    images, labels = read_test_set()
+    images, answers = images[:200], labels[:200]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "load", lambda: Knows((2, 2), 4).eval())
+    monkeypatch.setattr(report, "_read_test_images", lambda *_: (to_pixels(images), answers))
+    assert call(monkeypatch) == 0
+    page = Page(Path("report/report.html").read_text())
+    assert any("No image is misread" in text for text in page.alternatives)
+    assert not Path("report/attribution.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ckpt_path", "missing.ckpt"], "error: there is no checkpoint file missing.ckpt"),
+        (["--layer", "relu9"], "error: the network has no layer 'relu9'; it has conv1"),
+        (["--layer", ""], "error: the network has no layer ''"),
+        (["--output_dir", "file"], "error: output_dir file: "),
+        (["--output_dir", "file/below"], "error: output_dir file/below: "),
+        (["--data_root", "file"], "error: file/MNIST"),
+    ],
+)
+def test_a_mistake_gives_one_line_before_the_work_and_leaves_nothing(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ConvNet((2, 2), 4).eval()
+    monkeypatch.setattr(report, "load", lambda *paths: load(*paths) if paths else small)
+    Path("file").write_text("a file")
+    code = call(monkeypatch, *arguments)
+    assert isinstance(code, str) and code.startswith(message) and "\n" not in code
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_help_says_what_it_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "--help") == 0
+    out = capsys.readouterr().out
+    assert report.__doc__ and report.__doc__.splitlines()[0].split(",")[0] in out
+    assert "--layer LAYER" in out
