@@ -1,0 +1,307 @@
+"""A page to draw a digit on, which the network reads while the line is drawn.
+
+    python -m mnist_lightning.demo
+    python -m mnist_lightning.demo --ckpt_path runs/base/version_0/checkpoints/best.ckpt --port 8080
+    python -m mnist_lightning.demo --host 0.0.0.0 --no_browser
+
+The last line lets other devices of one's network in, a telephone to draw on for one. Programs get
+the same answers, as JSON, for a picture of any size and kind:
+
+    curl --data-binary @photo.jpg http://127.0.0.1:8000/read
+
+One thread does all the work, and few requests wait for it, so that a page can't load the machine
+with more than it needs.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import io
+import os
+import random
+import socket
+import sys
+import webbrowser
+from base64 import b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from mnist_lightning.archives import read_test_set
+from mnist_lightning.augment import to_pixels
+from mnist_lightning.checkpoint import load
+from mnist_lightning.images import read
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+PAGE = Path(__file__).parent / "page"
+LAYERS = ("relu1", "relu2")  # whose feature maps the page shows
+MOST_BYTES = 10_000_000  # of a picture that is sent
+MOST_WAITING = 8  # requests; each page has one at a time
+PATIENCE = 10  # seconds for a picture to arrive
+LOOPBACK = ["127.0.0.1", "localhost", "::1", "[::1]"]
+HEADERS = {
+    "Cache-Control": "no-cache",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
+    """Build the server: the page, what it asks for, and `POST /read` for programs.
+
+    While it runs, it reads MNIST's test images one after another where nothing else is to do, so
+    that the page can show those that the network gets wrong.
+
+    Args:
+        network: In eval mode, pixels `(B, 1, 28, 28)` in [0, 1] to logits `(B, 10)`; its first two
+            ReLU layers are watched from here on.
+        hosts: The names it may be called by, which keeps out pages of other sites that make their
+            own name point here; left out, any.
+
+    Raises:
+        ModuleNotFoundError: If FastAPI is not installed.
+    """
+    from fastapi import FastAPI, HTTPException, Request, Response
+    from fastapi.responses import JSONResponse
+    from fastapi.staticfiles import StaticFiles
+    from starlette.exceptions import HTTPException as AnyHTTPException
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.requests import ClientDisconnect
+
+    maps = watch(network)
+    images, labels = read_test_set()
+    mistakes: list[dict[str, int]] = []
+    tested = waiting = 0
+    worker = ThreadPoolExecutor(max_workers=1)
+
+    async def work(function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(worker, function, *arguments)
+
+    async def test() -> None:
+        nonlocal tested
+        while tested < len(images):
+            part = slice(tested, tested + 10)  # few, since a drawing may wait for them
+            answers = await work(classify, network, images[part])
+            for i, answer in enumerate(answers, start=tested):
+                if answer != labels[i]:
+                    mistakes.append({"index": i, "label": int(labels[i]), "read": answer})
+            tested += len(answers)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        testing = asyncio.create_task(test())
+        yield
+        testing.cancel()
+        worker.shutdown(cancel_futures=True)
+
+    async def receive(request: Request) -> bytes:
+        contents = bytearray()
+        async for part in request.stream():
+            contents += part
+            if len(contents) > MOST_BYTES:
+                raise HTTPException(413, f"the picture has more than {MOST_BYTES:,} bytes")
+        return bytes(contents)
+
+    async def answer(request: Request, function: Callable[[bytes], dict[str, Any]]) -> Any:
+        nonlocal waiting
+        if waiting == MOST_WAITING:
+            raise HTTPException(503, f"{MOST_WAITING} pictures wait already: try again")
+        waiting += 1
+        try:
+            return await work(function, await asyncio.wait_for(receive(request), PATIENCE))
+        except asyncio.TimeoutError as error:  # which is an OSError, too
+            raise HTTPException(408, f"the picture took over {PATIENCE} seconds") from error
+        except (ValueError, OSError) as error:
+            raise HTTPException(400, str(error)) from error
+        except ClientDisconnect as error:
+            raise HTTPException(400, "the picture did not arrive") from error
+        finally:
+            waiting -= 1
+
+    app = FastAPI(lifespan=lifespan, openapi_url=None)  # FastAPI's own pages load from elsewhere
+    if hosts:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
+
+    @app.middleware("http")
+    async def guard(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        origin = request.headers.get("sec-fetch-site", "none")
+        if request.method == "POST" and origin not in ("none", "same-origin"):
+            return JSONResponse({"error": "pages of other sites may not ask here"}, 403)
+        response = await call_next(request)
+        response.headers.update(HEADERS)
+        return response
+
+    @app.exception_handler(AnyHTTPException)
+    async def explain(_: Request, error: AnyHTTPException) -> Response:
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+    @app.post("/read")
+    async def post_read(request: Request) -> Any:
+        return await answer(request, lambda picture: read(picture, network).as_dict())
+
+    @app.post("/see")
+    async def post_see(request: Request) -> Any:
+        return await answer(request, lambda picture: see(picture, network, maps))
+
+    @app.get("/digits")
+    async def get_digits() -> dict[str, Any]:
+        some = [int(random.choice((labels == digit).nonzero())) for digit in range(10)]
+        wrong = random.sample(mistakes, min(10, len(mistakes)))
+        return {
+            "digits": [{"index": i, "label": int(labels[i])} for i in some],
+            "mistakes": sorted(wrong, key=lambda mistake: mistake["index"]),
+            "errors": len(mistakes),
+            "tested": tested,
+            "total": len(images),
+        }
+
+    @app.get("/digits/{index:int}.png")
+    async def get_digit(index: int) -> Response:
+        if index >= len(images):
+            raise HTTPException(404, f"there is no test image {index}: they are 0 to 9999")
+        file = io.BytesIO()
+        Image.fromarray(images[index].numpy()).save(file, "PNG")
+        return Response(file.getvalue(), media_type="image/png")
+
+    app.mount("/", StaticFiles(directory=PAGE, html=True))
+    return app
+
+
+def watch(network: nn.Module) -> dict[str, Tensor]:
+    """Keep what the first layers put out, whenever the network is used.
+
+    Args:
+        network: A network with layers named as in `LAYERS`, at any depth; the first of a name
+            counts.
+
+    Returns:
+        Each layer's feature maps of the first image of the newest batch, float `(C, H, W)`.
+    """
+    maps: dict[str, Tensor] = {}
+    for layer in LAYERS:
+        path = next(path for path, _ in network.named_modules() if path.split(".")[-1] == layer)
+        network.get_submodule(path).register_forward_hook(
+            lambda _, __, output, layer=layer: maps.update({layer: output[0]})
+        )
+    return maps
+
+
+def see(picture: bytes, network: nn.Module, maps: dict[str, Tensor]) -> dict[str, Any]:
+    """Read a picture, for the page.
+
+    Args:
+        picture: A picture file's contents.
+        network: What `maps` watches.
+        maps: See `watch`.
+
+    Returns:
+        What `POST /read` answers, and in base64 `image`, the 28x28 bytes that the network saw, and
+        for each of `layers` its maps' bytes, 255 for the layer's highest value.
+
+    Raises:
+        ValueError: If it is no picture, or holds nothing to read.
+        OSError: If it can't be read.
+    """
+    reading = read(picture, network)
+    layers = []
+    for name, layer in maps.items():
+        scaled = layer * (255 / layer.max().clamp(min=1e-6))
+        layers.append(
+            {
+                "name": name,
+                "count": len(layer),
+                "size": layer.shape[-1],
+                "pixels": to_base64(scaled.byte()),
+            }
+        )
+    return {**reading.as_dict(), "image": to_base64(reading.image), "layers": layers}
+
+
+def to_base64(values: Tensor) -> str:
+    """Return a uint8 tensor's bytes, row by row, as base64."""
+    return b64encode(values.contiguous().numpy().data).decode()
+
+
+@torch.inference_mode()
+def classify(network: nn.Module, images: Tensor) -> list[int]:
+    """Return the digits that the network reads in uint8 images `(B, 28, 28)`."""
+    return network(to_pixels(images)).argmax(dim=1).tolist()
+
+
+def serve(app: "FastAPI", host: str, port: int, browser: bool) -> None:
+    """Serve until Ctrl-C.
+
+    Args:
+        app: See `create_app`.
+        host: The address to listen at.
+        port: The port; 0 for any that is free.
+        browser: Whether to open the page in the desktop's browser, where there is a desktop.
+
+    Raises:
+        ModuleNotFoundError: If uvicorn is not installed.
+        OSError: If it can't listen there.
+    """
+    import uvicorn
+
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise OSError(f"{error.strerror}; try another --port, or --host") from error
+    with listener, contextlib.suppress(KeyboardInterrupt):
+        # Without this the second part of an answer waits 40 ms for the first one's receipt.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        address = f"http://[{host}]" if ":" in host else f"http://{host}"
+        address += f":{listener.getsockname()[1]}"
+        print(f"draw at {address} (Ctrl-C ends it)", flush=True)
+        # Without a desktop the browser would be one of text, and take the terminal.
+        desktop = os.name == "nt" or sys.platform == "darwin"
+        if browser and (desktop or os.getenv("DISPLAY") or os.getenv("WAYLAND_DISPLAY")):
+            webbrowser.open(address)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mnist_lightning.demo", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument(
+        "--ckpt_path",
+        action="append",
+        default=[],
+        help="a checkpoint, given again for an ensemble; left out, the network that is shipped",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
+    parser.add_argument("--port", default=8000, type=int, help="port (default: %(default)s)")
+    parser.add_argument("--no_browser", action="store_true", help="only print the address")
+    options = parser.parse_args()
+    if not 0 <= options.port <= 65535:
+        parser.error(f"--port {options.port} must be in 0 to 65535")
+    torch.set_num_threads(1)  # one image is too little to share out
+    try:
+        hosts = LOOPBACK if options.host in LOOPBACK else None
+        app = create_app(load(*options.ckpt_path), hosts)
+        serve(app, options.host, options.port, not options.no_browser)
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error.name} is missing: pip install 'mnist_lightning[demo]'")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

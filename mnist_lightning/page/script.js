@@ -1,0 +1,323 @@
+// The page: strokes go on the board, the board to the server, its answer beside the board.
+
+const $ = (id) => document.getElementById(id);
+const SHEET = 196; // pixels a side of the picture that is sent: seven for each of the network's
+const STROKE = 1 / 15; // of the board's side; a digit of MNIST is about eight strokes high
+const NOTE = $("note").textContent;
+
+const board = $("board").getContext("2d");
+const sheet = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+sheet.canvas.width = sheet.canvas.height = SHEET;
+
+// ---- What is on the board ----
+
+// All that was done, in order: {points}, a stroke; {picture}, one that was loaded; {}, a clearing.
+let items = [];
+let stroke = null; // the one that is being drawn
+
+function content() {
+  const start = items.findLastIndex((item) => !item.points);
+  const strokes = items.slice(start + 1);
+  // One goes on drawing on a digit of MNIST; a stroke on a photograph begins a new drawing.
+  const picture = items[start]?.picture;
+  return { strokes, picture: strokes.length && !picture?.mnist ? undefined : picture };
+}
+
+function redraw() {
+  const { strokes, picture } = content();
+  for (const context of [board, sheet]) {
+    const side = context.canvas.width;
+    context.setTransform(side, 0, 0, side, 0, 0);
+    context.fillRect(0, 0, 1, 1);
+    context.strokeStyle = "white";
+    context.lineCap = context.lineJoin = "round";
+    context.lineWidth = STROKE;
+    if (picture?.bitmap) {
+      const { width, height } = picture.bitmap;
+      const scale = 1 / Math.max(width, height);
+      const [w, h] = [width * scale, height * scale];
+      context.imageSmoothingEnabled = !picture.mnist;
+      context.drawImage(picture.bitmap, (1 - w) / 2, (1 - h) / 2, w, h);
+    }
+    for (const { points } of strokes) ink(context, points, 0);
+  }
+  document.body.classList.toggle("started", Boolean(picture || strokes.length));
+}
+
+// Draws a stroke from its point number `from` on, rounded through the midpoints of its points.
+function ink(context, points, from) {
+  const middle = (i) => points[i].map((value, axis) => (value + points[Math.max(i - 1, 0)][axis]) / 2);
+  context.beginPath();
+  context.moveTo(...middle(from));
+  for (let i = from + 1; i < points.length; i++) {
+    context.quadraticCurveTo(...points[i - 1], ...middle(i));
+  }
+  const [x, y] = points.at(-1);
+  context.lineTo(x + 1e-4, y); // to the very same place would draw no dot
+  context.stroke();
+}
+
+function change(item) {
+  if (item) items.push(item);
+  else items.pop();
+  tell(content().picture?.caption ?? NOTE);
+  redraw();
+  ask();
+}
+
+const undo = () => change();
+const clear = () => items.length && change({});
+
+// ---- Drawing ----
+
+const canvas = board.canvas;
+
+function place(event) {
+  const box = canvas.getBoundingClientRect();
+  return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+}
+
+canvas.addEventListener("pointerdown", (event) => {
+  if (!event.isPrimary || event.button !== 0) return;
+  event.preventDefault(); // selects no text
+  canvas.setPointerCapture(event.pointerId);
+  stroke = { points: [place(event)] };
+  change(stroke);
+});
+
+canvas.addEventListener("pointermove", (event) => {
+  if (!stroke || !event.isPrimary) return;
+  const from = stroke.points.length - 1;
+  const events = event.getCoalescedEvents?.() ?? [];
+  stroke.points.push(...(events.length ? events : [event]).map(place));
+  for (const context of [board, sheet]) ink(context, stroke.points, from);
+  ask();
+});
+
+for (const type of ["pointerup", "pointercancel"]) {
+  canvas.addEventListener(type, (event) => event.isPrimary && (stroke = null));
+}
+
+new ResizeObserver(() => {
+  canvas.width = canvas.height = Math.round(canvas.clientWidth * devicePixelRatio);
+  redraw();
+}).observe(canvas);
+
+// ---- Asking: one question at a time, and the next is about what is on the board by then ----
+
+let asking = false;
+let changed = false;
+
+async function ask() {
+  changed = true;
+  if (asking) return;
+  asking = true;
+  while (changed) {
+    changed = false;
+    const { strokes, picture } = content();
+    if (!picture && !strokes.length) {
+      show(null);
+      continue;
+    }
+    try {
+      const body = strokes.length ? png() : picture.blob;
+      const answer = await see(body);
+      if (!changed || content().strokes.length) show(answer);
+      if (picture && !picture.bitmap) {
+        picture.bitmap = await createImageBitmap($("image")); // what only the server could open
+        redraw();
+      }
+    } catch (error) {
+      if (strokes.length && error.status === 400) show(null); // a dot is not a digit yet
+      else tell(error.message, true);
+      if (strokes.length) continue;
+      items = items.filter((item) => item.picture !== picture); // what it replaced comes back
+      redraw();
+      changed = true;
+    }
+  }
+  asking = false;
+}
+
+// Not `toBlob`, which waits until the browser has nothing else to do.
+const png = () => bytes(sheet.canvas.toDataURL().split(",")[1]);
+
+async function see(body) {
+  const response = await get("see", { method: "POST", body });
+  return response.json();
+}
+
+async function get(path, options) {
+  const response = await fetch(path, { signal: AbortSignal.timeout(20_000), ...options }).catch(() => {
+    throw new Error("The server does not answer. Is it still running?");
+  });
+  if (response.status === 503) {
+    await new Promise((resolve) => setTimeout(resolve, 500)); // others draw too
+    return get(path, options);
+  }
+  if (!response.ok) {
+    const { error } = await response.json();
+    throw Object.assign(new Error(error), { status: response.status });
+  }
+  return response;
+}
+
+// ---- Showing the answer ----
+
+const count = (number) => number.toLocaleString("en");
+// No network is sure: what rounds to 100 is said to be more than 99.9.
+const percent = (share) => (share < 0.9995 ? `${(100 * share).toFixed(1)}%` : ">99.9%");
+const bytes = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+
+// A colour for each byte, as one number for all four channels: plain grey; and for feature maps from
+// black over the accent colour to white, with the quiet ones raised so that they are seen too.
+const palette = (colour) =>
+  new Uint32Array(Uint8ClampedArray.from({ length: 1024 }, (_, i) => [...colour(i >> 2), 255][i % 4]).buffer);
+const GREY = palette((value) => [value, value, value]);
+const STOPS = [[0, 0, 0], [150, 48, 10], [255, 139, 74], [255, 246, 236]];
+const HEAT = palette((value) => {
+  const at = Math.min((value / 255) ** 0.75 * 3, 2.999);
+  const [low, high] = STOPS.slice(at | 0);
+  return low.map((part, i) => part + (high[i] - part) * (at % 1));
+});
+
+// Paints square images of `size` pixels a side, eight in a row.
+function paint(canvas, pixels, size, colours) {
+  const number = pixels.length / size ** 2;
+  const step = size + 2;
+  const [width, height] = [Math.min(number, 8) * step - 2, Math.ceil(number / 8) * step - 2];
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  for (let i = 0; i < number; i++) {
+    const image = new ImageData(size, size);
+    const colour = new Uint32Array(image.data.buffer);
+    for (let at = 0; at < colour.length; at++) colour[at] = colours[pixels[i * size ** 2 + at]];
+    context.putImageData(image, (i % 8) * step, (i >> 3) * step);
+  }
+}
+
+// What is shown before the first answer, too: of each layer the newest one's number of maps, black.
+let layers = [{ name: "relu1", count: 32, size: 26 }, { name: "relu2", count: 32, size: 12 }];
+
+let spoken = 0;
+
+function show(answer) {
+  document.body.classList.toggle("idle", !answer);
+  const digit = answer ? String(answer.digit) : "?";
+  if ($("digit").textContent !== digit) {
+    $("digit").textContent = digit;
+    $("digit").classList.remove("new");
+    void $("digit").offsetWidth; // starts the animation anew
+    $("digit").classList.add("new");
+  }
+  $("probability").textContent = answer ? percent(answer.probability) : "No digit yet";
+  [...$("bars").children].forEach((bar, i) => {
+    const share = answer?.probabilities[i] ?? 0;
+    bar.classList.toggle("first", i === answer?.digit);
+    bar.style.setProperty("--share", share);
+    bar.lastChild.textContent = answer ? percent(share) : "";
+  });
+  if (answer) layers = answer.layers;
+  paint($("image"), answer ? bytes(answer.image) : new Uint8Array(784), 28, GREY);
+  for (const { name, count, size, pixels } of layers) {
+    const maps = answer ? bytes(pixels) : new Uint8Array(count * size ** 2);
+    paint($(name), maps, size, HEAT);
+    $(`${name}-size`).textContent = `${count} feature maps of ${size} × ${size}`;
+  }
+  clearTimeout(spoken); // a screen reader hears the answer once it rests
+  spoken = setTimeout(() => {
+    $("spoken").textContent = answer ? `${digit}, ${percent(answer.probability)}` : "";
+  }, 500);
+}
+
+function tell(text, wrong = false) {
+  $("note").textContent = text;
+  $("note").classList.toggle("wrong", wrong);
+}
+
+// ---- Pictures, and MNIST's test digits ----
+
+async function load(blob, caption, mnist = false) {
+  if (blob.size > 10_000_000) return tell("A picture may have 10 megabytes at most.", true);
+  const bitmap = await createImageBitmap(blob).catch(() => null); // TIFF, for one
+  change({ picture: { blob, bitmap, caption, mnist } });
+}
+
+const loadFile = (file) =>
+  file ? load(file, file.name || "The picture") : tell("That is not a picture’s file.", true);
+
+async function loadDigit({ index, label }) {
+  const response = await get(`digits/${index}.png`);
+  load(await response.blob(), `Test image ${count(index)}, labelled ${label}`, true);
+}
+
+function tile(digit) {
+  const { index, label, read } = digit;
+  const item = document.createElement("li");
+  const button = document.createElement("button");
+  const image = Object.assign(new Image(28, 28), { src: `digits/${index}.png`, alt: "", draggable: false });
+  button.append(image, read === undefined ? label : `${label} → ${read}`);
+  button.ariaLabel = read === undefined ? `a test ${label}` : `a test ${label}, read as ${read}`;
+  button.onclick = () => loadDigit(digit).catch((error) => tell(error.message, true));
+  item.append(button);
+  return item;
+}
+
+let polling = 0;
+
+async function fetchDigits() {
+  clearTimeout(polling);
+  const { digits, mistakes, errors, tested, total } = await (await get("digits")).json();
+  if (!$("samples").children.length) $("samples").replaceChildren(...digits.map(tile));
+  if ($("mistakes").children.length < mistakes.length) $("mistakes").replaceChildren(...mistakes.map(tile));
+  $("tested").textContent = `${count(errors)} of ${count(tested)}`;
+  if (tested < total) polling = setTimeout(fetchDigits, 1000);
+}
+
+// ---- Buttons, keys, files ----
+
+$("bars").append(
+  ...Array.from({ length: 10 }, (_, digit) => {
+    const bar = document.createElement("li");
+    bar.append(digit, document.createElement("i"), document.createElement("output"));
+    return bar;
+  }),
+);
+show(null);
+fetchDigits();
+
+$("undo").onclick = undo;
+$("clear").onclick = clear;
+$("open").onclick = () => $("file").click();
+$("file").onchange = () => {
+  loadFile($("file").files[0]);
+  $("file").value = ""; // the same file may be chosen again
+};
+$("others").onclick = () => {
+  $("samples").replaceChildren();
+  $("mistakes").replaceChildren();
+  fetchDigits();
+};
+
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") clear();
+  else if (event.key === "z" && (event.ctrlKey || event.metaKey) && !event.shiftKey) {
+    event.preventDefault();
+    undo();
+  }
+});
+
+document.addEventListener("paste", (event) => loadFile(event.clipboardData.files[0]));
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("dropping");
+});
+document.addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) document.body.classList.remove("dropping");
+});
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  document.body.classList.remove("dropping");
+  loadFile(event.dataTransfer.files[0]);
+});
+if (/Mac|iP/.test(navigator.platform)) document.querySelector("#undo kbd").textContent = "⌘Z";
