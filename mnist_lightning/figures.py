@@ -156,7 +156,7 @@ def layers(network: nn.Module, pixels: Tensor, num_maps: int = 10) -> "Figure":
 
     figure = _figure(
         *(7.5, 0.7 + 0.75 * (len(rows) + 1)),
-        "From strokes to parts: one image on its way through the network",
+        "One image on its way through the network",
         f"up to {num_maps} channels of each layer, the strongest first, a row on its own scale",
     )
     panels = figure.subplots(len(rows) + 1, 1)
