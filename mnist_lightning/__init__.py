@@ -4,13 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mnist_lightning.checkpoint import load
+from mnist_lightning.images import Reading, read
 from mnist_lightning.network import ConvNet
 
 if TYPE_CHECKING:
     from mnist_lightning.classifier import MNISTClassifier
     from mnist_lightning.data import MNISTDataModule
 
-__all__ = ["ConvNet", "MNISTClassifier", "MNISTDataModule", "load"]
+__all__ = ["ConvNet", "MNISTClassifier", "MNISTDataModule", "Reading", "load", "read"]
 
 
 def __getattr__(name: str) -> Any:

@@ -59,10 +59,10 @@ HEAD = """| | test accuracy | errors | n | NLL | ECE | minutes |
 """
 
 
-def mean_and_deviation(values: list[float], digits: int) -> str:
-    """Return values as text, `mean ± standard deviation`."""
-    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+def mean_and_deviation(values: list[float], digits: int, unit: str = "") -> str:
+    """Return values as text, `mean ± standard deviation`, or a single one as it is."""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}{unit}" if values[1:] else mean + unit
 
 
 def row(lines: list[dict[str, Any]], description: str) -> str:
@@ -72,9 +72,10 @@ def row(lines: list[dict[str, Any]], description: str) -> str:
         return [line[name] * scale for line in lines]
 
     accuracies = column("test/accuracy", 100)
+    low, high = min(accuracies), max(accuracies)
     cells = [
         description,
-        f"{mean_and_deviation(accuracies, 2)}% ({min(accuracies):.2f} to {max(accuracies):.2f})",
+        f"{mean_and_deviation(accuracies, 2, '%')} ({low:.2f} to {high:.2f})",
         mean_and_deviation(column("test/errors"), 1),
         f"{len(lines)}",
         mean_and_deviation(column("test/loss"), 4),

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "mnist_lightning"
 MAY_KNOW = {
-    "__init__": {"checkpoint", "classifier", "data", "network"},
+    "__init__": {"checkpoint", "classifier", "data", "images", "network"},
     "__main__": {"cli"},
     "augment": set(),
     "batches": {"augment"},
@@ -23,6 +23,7 @@ MAY_KNOW = {
     "images": set(),
     "network": set(),
     "predictions": {"files"},
+    "read": {"checkpoint", "files", "images"},
     "report": {"augment", "checkpoint", "data", "figures", "files", "network"},
     "resume": {"checkpoint"},
 }

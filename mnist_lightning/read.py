@@ -1,0 +1,214 @@
+"""Read the digits in pictures: photos, scans, drawings.
+
+    python -m mnist_lightning.read photos/*.jpg
+    python -m mnist_lightning.read photos --output readings.csv --show sheet.png
+    python -m mnist_lightning.read --ckpt_path runs/base/version_0/checkpoints/best.ckpt - < 7.png
+
+A picture holds one digit; a folder stands for the pictures in it, `-` for one on standard input.
+`--output` writes all ten probabilities, `--show` what the network saw beside each picture: the
+first thing to look at where a digit is misread.
+"""
+
+import argparse
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torch import Tensor
+
+from mnist_lightning.checkpoint import load
+from mnist_lightning.files import replace_file
+from mnist_lightning.images import Reading, flatten, open_picture, read_images, to_mnist
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
+# The contact sheet, in pixels; an image pixel is 6 of them.
+TILE, GAP, TEXT = 168, 16, 60
+COLUMNS = 3
+
+
+def read_files(
+    names: list[str], network: Callable[[Tensor], Tensor]
+) -> tuple[dict[str, Reading], dict[str, str], dict[str, Image.Image]]:
+    """Read picture files in one batch.
+
+    Args:
+        names: Paths; `-` for standard input.
+        network: Pixels `(B, 1, 28, 28)` in [0, 1] to logits `(B, 10)`.
+
+    Returns:
+        By name: the readings; for files that can't be read a line that says why; and of those that
+        were read a thumbnail in RGB.
+    """
+    images, thumbnails, errors = {}, {}, {}
+    for name in names:
+        try:
+            picture = open_picture(sys.stdin.buffer.read() if name == "-" else name)
+            images[name] = to_mnist(picture)
+            thumbnails[name] = ImageOps.contain(flatten(picture), (TILE, TILE))
+        except (ValueError, OSError) as error:
+            errors[name] = getattr(error, "strerror", None) or str(error)
+    if not images:
+        return {}, errors, {}
+    readings = read_images(torch.stack(list(images.values())), network)
+    return dict(zip(images, readings, strict=True)), errors, thumbnails
+
+
+def expand(names: list[str]) -> list[str]:
+    """Put in place of each folder the pictures in it, sorted, and leave out what comes twice.
+
+    Raises:
+        ValueError: If a folder holds no picture.
+        OSError: If it can't be listed.
+    """
+    files = []
+    for name in names:
+        if not Path(name).is_dir():
+            files.append(name)
+            continue
+        found = sorted(str(p) for p in Path(name).iterdir() if p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise ValueError(f"{name}: no picture in this folder ends in {', '.join(SUFFIXES)}")
+        files += found
+    return list(dict.fromkeys(files))
+
+
+def table(readings: dict[str, Reading]) -> str:
+    """Lay out readings as lines of text, under a heading."""
+    rows = [("file", "digit", "probability", "second guess")]
+    for name, reading in readings.items():
+        second = f"{reading.second} ({reading.second_probability:.2%})"
+        rows.append((_printable(name), f"{reading.digit}", f"{reading.probability:.2%}", second))
+    width = max(len(row[0]) for row in rows)
+    return "\n".join(f"{file:{width}}  {d:>5}  {p:>11}  {s}" for file, d, p, s in rows)
+
+
+def to_json(readings: dict[str, Reading], errors: dict[str, str]) -> bytes:
+    """Return readings and errors as the contents of a JSON file: a list with one object a file."""
+    rows = [{"file": _printable(name), **reading.as_dict()} for name, reading in readings.items()]
+    rows += [{"file": _printable(name), "error": error} for name, error in errors.items()]
+    return (json.dumps(rows, indent=2) + "\n").encode()
+
+
+def to_csv(readings: dict[str, Reading], errors: dict[str, str]) -> bytes:
+    """Return readings and errors as the contents of a CSV file, with columns p0 to p9."""
+    probabilities = [f"p{digit}" for digit in range(10)]
+    columns = ["file", "digit", "probability", "second", "second_probability", *probabilities]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*columns, "error"], lineterminator="\n")
+    writer.writeheader()
+    for name, reading in readings.items():
+        row = reading.as_dict()
+        row.update(zip(probabilities, row.pop("probabilities"), strict=True))
+        writer.writerow({"file": _printable(name), **row})
+    for name, error in errors.items():
+        writer.writerow({"file": _printable(name), "error": error})
+    return text.getvalue().encode()
+
+
+def contact_sheet(readings: dict[str, Reading], thumbnails: dict[str, Image.Image]) -> Image.Image:
+    """Draw each picture beside what the network saw, and below them what it read.
+
+    Args:
+        readings: By file name, one or more.
+        thumbnails: Of the same names; RGB, at most `TILE` a side.
+
+    Returns:
+        An RGB picture.
+    """
+    columns = min(COLUMNS, len(readings))
+    width, height = 2 * TILE + 3 * GAP, TILE + TEXT + 2 * GAP
+    rows = -(-len(readings) // columns)
+    sheet = Image.new("RGB", (columns * width + 2 * GAP, rows * height + 2 * GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    large, small = ImageFont.load_default(44), ImageFont.load_default(15)
+    for i, (name, reading) in enumerate(readings.items()):
+        left, top = 2 * GAP + i % columns * width, 2 * GAP + i // columns * height
+        draw.rectangle((left - 1, top - 1, left + TILE, top + TILE), "#f1f1f1", "#d0d0d0")
+        sheet.paste(ImageOps.pad(thumbnails[name], (TILE, TILE), color="#f1f1f1"), (left, top))
+        seen = Image.fromarray(reading.image.numpy())
+        seen = seen.resize((TILE, TILE), Image.Resampling.NEAREST)
+        sheet.paste(seen, (left + TILE + GAP, top))
+        middle = top + TILE + TEXT // 2
+        draw.text((left, middle), f"{reading.digit}", "black", large, anchor="lm")
+        line = (
+            f"{reading.probability:.2%}    then {reading.second}, {reading.second_probability:.2%}"
+        )
+        draw.text((left + 40, middle - 2), line, "black", small, anchor="ld")
+        file = _shorten(_printable(Path(name).name), width - 2 * GAP - 40, small)
+        draw.text((left + 40, middle + 2), file, "#6b6b6b", small, anchor="la")
+    return sheet
+
+
+def _shorten(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    for end in range(len(text), 0, -1):
+        shortened = text if end == len(text) else f"{text[:end]}…"
+        if font.getlength(shortened) <= width:
+            return shortened
+    return ""
+
+
+def _printable(name: str) -> str:
+    """Return a file's name with a `?` for what is not UTF-8 in it."""
+    return name.encode(errors="replace").decode()
+
+
+def _check_output(path: Path | None, *suffixes: str) -> None:
+    if path is None:
+        return
+    if path.suffix not in suffixes:
+        raise ValueError(f"{path} must end in {' or '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} in")
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mnist_lightning.read", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument(
+        "--ckpt_path",
+        action="append",
+        default=[],
+        help="a checkpoint, given again for an ensemble; left out, the network that is shipped",
+    )
+    parser.add_argument("--output", type=Path, help="a .csv or .json file to write readings to")
+    parser.add_argument("--show", type=Path, help="a .png file to draw what the network saw in")
+    parser.add_argument(
+        "pictures", nargs="+", help="picture files, folders of them, or - for standard input"
+    )
+    options = parser.parse_args()
+    try:
+        _check_output(options.output, ".csv", ".json")
+        _check_output(options.show, ".png")
+        names = expand(options.pictures)
+        network = load(*options.ckpt_path)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"error: {error}\n")
+
+    readings, errors, thumbnails = read_files(names, network)
+    if readings:
+        print(table(readings), flush=True)
+    for name, reason in errors.items():
+        print(f"error: {_printable(name)}: {reason}", file=sys.stderr)
+    try:
+        if options.output:
+            write = to_csv if options.output.suffix == ".csv" else to_json
+            replace_file(options.output, write(readings, errors))
+        if options.show and readings:
+            png = io.BytesIO()
+            contact_sheet(readings, thumbnails).save(png, "PNG")
+            replace_file(options.show, png.getvalue())
+    except OSError as error:
+        sys.exit(f"error: {error}")
+    sys.exit(1 if errors else 0)
+
+
+if __name__ == "__main__":
+    main()

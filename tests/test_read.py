@@ -1,0 +1,166 @@
+"""What a person types to have pictures read, and what comes back."""
+
+import csv
+import io
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageOps
+
+from mnist_lightning.archives import read_test_set
+from mnist_lightning.images import open_picture
+
+# Not to be imported: the module's name would hide the function `read` of the package.
+TOOL = "mnist_lightning.read"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Return a folder with a seven, a two and a one, dark on white, and with what is no picture."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    images, labels = read_test_set()
+    assert labels[:3].tolist() == [7, 2, 1]
+    for name, image in zip(("a.png", "b.jpg", "c.TIF"), images, strict=False):
+        picture = ImageOps.invert(Image.fromarray(image.numpy()).resize((200, 200)))
+        picture.save(folder / name)
+    (folder / "notes.txt").write_text("three digits")
+    return folder
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int | str | None:
+    """Run the tool in this process; return what it exits with."""
+    monkeypatch.setattr(sys, "argv", [TOOL, *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit_:
+        runpy.run_module(TOOL, run_name="__main__")
+    return exit_.value.code
+
+
+Capture = pytest.CaptureFixture[str]
+
+
+def test_a_folder_is_read_from_end_to_end(photos: Path, tmp_path: Path) -> None:
+    arguments = ["photos", "--output", "readings.csv", "--show", "sheet.png"]
+    command = [sys.executable, "-X", "importtime", "-m", TOOL, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    heading, *rows = done.stdout.splitlines()
+    assert heading.split() == ["file", "digit", "probability", "second", "guess"]
+    assert [row.split()[:2] for row in rows] == [
+        ["photos/a.png", "7"],
+        ["photos/b.jpg", "2"],
+        ["photos/c.TIF", "1"],
+    ]
+    assert (tmp_path / "readings.csv").read_text().startswith("file,digit,probability,second,")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 1000
+    for slow in ("lightning", "torchvision", "matplotlib"):
+        assert f" {slow}\n" not in done.stderr, f"{slow} is imported"
+
+
+def test_a_bad_file_is_named_and_the_others_are_read(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    whole = (photos / "b.jpg").read_bytes()
+    (photos / "b.jpg").write_bytes(whole[: len(whole) // 2])
+    Image.new("L", (50, 50), 255).save(photos / "blank.png")
+    output = photos / "readings.json"
+    code = call(monkeypatch, photos, photos / "notes.txt", "none.png", "--output", output)
+    printed = capsys.readouterr()
+    assert code == 1
+    assert printed.err.splitlines() == [
+        f"error: {photos}/b.jpg: the picture is cut off or damaged",
+        f"error: {photos}/blank.png: there is no ink on the picture, or too pale a one",
+        f"error: {photos}/notes.txt: not a picture: PNG, JPEG, WebP, GIF, BMP or TIFF is read",
+        "error: none.png: No such file or directory",
+    ]
+    assert [row.split()[0] for row in printed.out.splitlines()[1:]] == [
+        f"{photos}/a.png",
+        f"{photos}/c.TIF",
+    ]
+    entries = {entry["file"]: entry for entry in json.loads(output.read_text())}
+    assert entries[f"{photos}/a.png"]["digit"] == 7
+    assert entries["none.png"] == {"file": "none.png", "error": "No such file or directory"}
+
+
+def test_csv_and_json_hold_the_same(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for suffix in ("csv", "json"):
+        assert call(monkeypatch, photos, "--output", photos / f"readings.{suffix}") == 0
+    rows = list(csv.DictReader((photos / "readings.csv").read_text().splitlines()))
+    entries = json.loads((photos / "readings.json").read_text())
+    assert len(rows) == len(entries) == 3
+    for row, entry in zip(rows, entries, strict=True):
+        assert [float(row[f"p{digit}"]) for digit in range(10)] == entry["probabilities"]
+        for key in ("file", "digit", "probability", "second", "second_probability"):
+            assert row[key] == str(entry[key])
+        assert row["error"] == ""
+
+
+def test_a_picture_comes_through_standard_input(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    contents = io.BytesIO((photos / "a.png").read_bytes())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(contents))
+    assert call(monkeypatch, "-") == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["-", "7"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "x.txt"], "x.txt must end in .csv or .json"),
+        (["--output", "none/x.csv"], "there is no folder none to write x.csv in"),
+        (["--show", "x.gif"], "x.gif must end in .png"),
+        (["--ckpt_path", "none.ckpt"], "there is no checkpoint file none.ckpt"),
+        (["empty"], "empty: no picture in this folder ends in .png, .jpg"),
+    ],
+)
+def test_a_wrong_command_is_refused_before_any_picture_is_read(
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(photos)
+    (photos / "empty").mkdir()
+    before = sorted(photos.iterdir())
+    assert call(monkeypatch, "a.png", *arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"error: {message}") and printed.err.count("\n") == 1
+    assert printed.out == ""
+    assert sorted(photos.iterdir()) == before
+
+
+def test_the_sheet_shows_what_the_network_saw(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = read_test_set()[0][0]
+    Image.fromarray(image.numpy()).save(photos / "a.png")  # which passes unchanged
+    assert call(monkeypatch, photos / "a.png", "--show", photos / "sheet.png") == 0
+    tool = runpy.run_module(TOOL)
+    side, gap = tool["TILE"], tool["GAP"]
+    left, top = 3 * gap + side, 2 * gap
+    sheet = open_picture(photos / "sheet.png").convert("L")
+    seen = sheet.crop((left, top, left + side, top + side)).resize((28, 28), 0)
+    assert seen.tobytes() == image.numpy().tobytes()
+
+
+def test_a_name_that_is_not_utf_8_can_be_printed(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    (photos / "a.png").rename(photos / "a\udcff.png")
+    assert call(monkeypatch, photos / "a\udcff.png", "--show", photos / "sheet.png") == 0
+    assert "a?.png" in capsys.readouterr().out
+
+
+def test_the_library_reads_as_the_tool_does(photos: Path) -> None:
+    from mnist_lightning import load, read
+
+    reading = read(photos / "a.png", load())
+    assert reading.digit == 7 and reading.image.shape == (28, 28)
+    assert reading.probability == max(reading.probabilities) > reading.second_probability

@@ -1,0 +1,50 @@
+"""Holds that the results that are shown are those of the runs."""
+
+from pathlib import Path
+from typing import Any
+
+import results
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def lines(*accuracies: float) -> list[dict[str, Any]]:
+    same = {"test/loss": 0.02, "test/calibration_error": 0.001, "fit_seconds": 120.0}
+    same |= {"command": "fit --x", "machine": "a machine", "versions": {"torch": "2"}}
+    return [
+        {"seed": seed, "test/accuracy": accuracy, "test/errors": 1e4 * (1 - accuracy), **same}
+        for seed, accuracy in enumerate(accuracies)
+    ]
+
+
+def test_a_row_gives_mean_deviation_and_range_over_the_seeds() -> None:
+    assert results.row(lines(0.99, 0.992, 0.994), "mine") == (
+        "| mine | 99.20 ± 0.20% (99.00 to 99.40) | 80.0 ± 20.0 | 3 | 0.0200 ± 0.0000 "
+        "| 0.0010 ± 0.0000 | 2.0 |"
+    )
+
+
+def test_one_run_has_no_deviation() -> None:
+    assert "| 99.00% (99.00 to 99.00) | 100.0 | 1 |" in results.row(lines(0.99), "mine")
+
+
+def test_the_page_names_the_command_that_makes_a_row_again() -> None:
+    page = results.page(lambda name: lines(0.99, 0.992) if name == "base" else [])
+    assert "python scripts/seeds.py base --test --seeds 0 1 --x\n" in page
+    assert "Few labels" not in page  # no heading without a row
+
+
+def test_the_page_is_that_of_the_runs_that_are_there(monkeypatch: Any) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    assert Path("docs/results.md").read_text() == results.page(results.read_lines), (
+        "run scripts/results.py"
+    )
+
+
+def test_the_readmes_rows_are_the_pages() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    section = readme.split("## Results")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    assert len(rows) > 3
+    page = (REPOSITORY / "docs/results.md").read_text().splitlines()
+    assert set(rows) <= set(page)
