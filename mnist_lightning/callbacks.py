@@ -169,7 +169,9 @@ class Throughput(Callback):
     ) -> None:
         """Count the batch, and log at the epoch's last."""
         assert self.started is not None
-        self.images += len(batch[1]) * trainer.world_size
+        # An ensemble takes each image once for every member.
+        images = len(batch[1]) // getattr(pl_module, "members", 1)
+        self.images += images * trainer.world_size
         if trainer.is_last_batch:
             rate = self.images / (time.perf_counter() - self.started)
             self.started = None

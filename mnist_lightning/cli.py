@@ -17,6 +17,7 @@ import ctypes
 import logging
 import os
 import sys
+import threading
 import traceback
 import warnings
 from pathlib import Path
@@ -47,6 +48,7 @@ def main() -> None:
     """Run the command line; a user's mistake ends it with one line and an exit code not 0."""
     keep_freed_memory()
     _silence_what_no_user_can_change()
+    threading.excepthook = _explain_once
     try:
         CLI(
             MNISTClassifier,
@@ -65,8 +67,8 @@ def main() -> None:
     except (ValueError, OSError, ModuleNotFoundError, MisconfigurationException) as error:
         if isinstance(error, ValueError) and not _raised_here(error):
             raise
-        if isinstance(error, OSError) and error.filename:
-            sys.exit(f"error: {error.filename}: {error.strerror}")
+        if isinstance(error, OSError) and error.strerror:
+            sys.exit(f"error: {error.filename or 'could not write a file'}: {error.strerror}")
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
@@ -225,6 +227,12 @@ def _silence_what_no_user_can_change() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: not any(words in record.getMessage() for words in unwanted)
     )
+
+
+def _explain_once(failure: threading.ExceptHookArgs) -> None:
+    # Where its thread can't write a file, TensorBoard raises the same error in the main one.
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
 
 
 def _raised_here(error: Exception) -> bool:

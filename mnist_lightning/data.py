@@ -1,6 +1,7 @@
 """MNISTDataModule: archives -> torchvision's MNIST -> uint8 tensors -> batches by index."""
 
 import gzip
+import hashlib
 import os
 import socket
 import tempfile
@@ -28,8 +29,9 @@ class MNISTDataModule(pl.LightningDataModule):
     """MNIST, or a dataset of its format, with random affine augmentation of the training images.
 
     The order of the images is a function of (seed, epoch) and the warp of an image one of (seed,
-    epoch, image), so neither changes with the batch size, the number of processes or a restart. The
-    seed is the one that `lightning.seed_everything` was called with.
+    epoch, image), so neither changes with the batch size, the number of processes or a restart.
+    (Pseudo-labels of test images change all warps.) The seed is the one that
+    `lightning.seed_everything` was called with.
 
     Args:
         root: Folder of the data, in torchvision's layout; MNIST is put there where it is missing.
@@ -82,7 +84,7 @@ class MNISTDataModule(pl.LightningDataModule):
         if train_size is not None:
             _check("train_size", train_size, 2 <= train_size <= left, f"in 2 to {left:,}")
         _check("split_seed", split_seed, split_seed >= 0, "0 or more")
-        pseudo_size = round(batch_size * pseudo_share) if pseudo_labels else 1
+        pseudo_size = 1 if pseudo_labels is None else round(batch_size * pseudo_share)
         _check("pseudo_share", pseudo_share, 0 < pseudo_size < batch_size, "between 0 and 1")
         _check("pseudo_confidence", pseudo_confidence, 0 <= pseudo_confidence < 1, "in 0 to 1")
         if pseudo_labels is None and (pseudo_share, pseudo_confidence) != (0.25, 0.0):
@@ -101,6 +103,7 @@ class MNISTDataModule(pl.LightningDataModule):
         self.split_seed = split_seed
         self.predict_set = predict_set
         self.pseudo_labels = pseudo_labels
+        self.pseudo_digest: str | None = None
         self.pseudo_share = pseudo_share
         self.pseudo_confidence = pseudo_confidence
         self.warp_ranges = {"rotation": rotation, "shift": shift, "shear": shear, "zoom": zoom}
@@ -151,13 +154,14 @@ class MNISTDataModule(pl.LightningDataModule):
             rest = np.setdiff1d(rest, self.val_indices)
             self.train_indices = stratified_sample(labels, rest, self.train_size, self.split_seed)
             rest = np.setdiff1d(rest, self.train_indices)
-        self.predict_indices, self.predict_images = rest, "train" if train else "test"
+        self.predict_indices = rest
+        self.predict_images = f"{self.dataset}/{'train' if train else 'test'}"
         if unlabelled and not len(rest):
             raise ValueError("no image is unlabelled: choose a smaller data.train_size")
         if stage == "fit":
             self.train_images, self.train_labels = self.images, self.labels
             self.pseudo_indices = np.arange(0)
-            if self.pseudo_labels:
+            if self.pseudo_labels is not None:
                 self._add_pseudo_labels(self.pseudo_labels, rest)
 
     def train_dataloader(self) -> Batches:
@@ -174,7 +178,9 @@ class MNISTDataModule(pl.LightningDataModule):
             self.train_indices,
             self.batch_size,
             extra_indices=self.pseudo_indices,
-            extra_size=round(self.batch_size * self.pseudo_share) if self.pseudo_labels else 0,
+            extra_size=round(self.batch_size * self.pseudo_share)
+            if len(self.pseudo_indices)
+            else 0,
             shuffle_seed=self.seed,
             warp_ranges=self.warp_ranges if members > 1 or any(self.warp_ranges.values()) else None,
             members=members,
@@ -195,20 +201,27 @@ class MNISTDataModule(pl.LightningDataModule):
         return self._eval_batches(self.predict_indices)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps: the seed, without which a run can't be resumed."""
-        return {"seed": self.seed}
+        """Return what a run can't be resumed without: the seed, and a digest of pseudo-labels."""
+        return {"seed": self.seed, "pseudo_digest": self.pseudo_digest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to go on with another seed in `fit`, which would mix two orders of the images.
+        """Refuse to go on in `fit` with another seed or other labels, which would mix two runs.
 
         Raises:
-            ValueError: If the seed is not the checkpoint's.
+            ValueError: If the seed or the file of pseudo-labels is not the checkpoint's.
         """
         assert self.trainer is not None
-        if self.trainer.state.fn == "fit" and state_dict["seed"] != self.seed:
+        if self.trainer.state.fn != "fit":
+            return
+        if state_dict["seed"] != self.seed:
             raise ValueError(
                 f"the checkpoint's run has seed {state_dict['seed']}, this one {self.seed}: "
                 f"resume it with --seed_everything {state_dict['seed']}"
+            )
+        if state_dict.get("pseudo_digest") != self.pseudo_digest:
+            raise ValueError(
+                f"{self.pseudo_labels} is not what it was when the checkpoint's run began: "
+                "put back the file, or begin a new run"
             )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -231,16 +244,25 @@ class MNISTDataModule(pl.LightningDataModule):
 
     def _add_pseudo_labels(self, path: str, unlabelled: np.ndarray) -> None:
         """Give all training images soft labels, and those of a file the file's."""
-        images, indices, probabilities = read_predictions(path)
+        set_, indices, probabilities = read_predictions(path)
+        self.pseudo_digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        dataset, _, part = set_.partition("/")
+        if dataset != self.dataset:
+            raise ValueError(f"{path} labels images of {dataset}, and these are {self.dataset}'s")
+        test_images, _ = self._read(False, self.images.device)
+        num_images = len(self.images if part == "train" else test_images)
+        if indices.max() >= num_images:
+            raise ValueError(
+                f"{path} labels image {indices.max()} of {set_}, which has {num_images:,}"
+            )
         confident = (probabilities.amax(dim=1) >= self.pseudo_confidence).numpy()
         indices, probabilities = indices[confident], probabilities[confident]
         if not len(indices):
             raise ValueError(f"{path} holds no probability of {self.pseudo_confidence} or more")
-        if images == "test":
+        if part == "test":
             rank_zero_info(
                 f"note: {path} labels test images: this run's test accuracy is transductive"
             )
-            test_images, _ = self._read(False, self.images.device)
             self.train_images = torch.cat([self.images, test_images])
             indices = indices + len(self.images)
             unlabelled = np.arange(len(self.images), len(self.train_images))
@@ -262,7 +284,7 @@ class MNISTDataModule(pl.LightningDataModule):
     def _share(self, batches: Batches, least: int) -> Batches:
         if self.trainer:
             batches.rank, batches.num_ranks = self.trainer.global_rank, self.trainer.world_size
-        num = len(batches.indices)
+        num = len(batches.indices) + len(batches) * batches.extra_size
         if num // (len(batches) * batches.num_ranks) < least:
             raise ValueError(
                 f"{num:,} images in steps of {batches.batch_size} on {batches.num_ranks} "

@@ -5,9 +5,9 @@
     python -m mnist_lightning.export model.safetensors
 
 `.onnx` and `.pt2` take pixels, float32 `(B, 1, 28, 28)` in [0, 1] for any B, and return logits and
-probabilities, `(B, 10)` each; `.safetensors` holds the weights and the network's settings, as
-`load` and `--ckpt_path` read them. Each is compared with the network on all 10,000 test images
-before it is written.
+probabilities, `(B, 10)` each, and are compared with the network on all 10,000 test images before
+they are written. `.safetensors` holds the weights and the network's settings, as `load` and
+`--ckpt_path` read them.
 """
 
 import argparse

@@ -32,4 +32,4 @@ def replace_file(path: Path, contents: bytes) -> None:
                 os.unlink(file.name)
                 raise
     except OSError as error:
-        raise OSError(error.errno, f"could not write it: {error.strerror}", str(path)) from error
+        raise OSError(f"{path}: could not write it: {error.strerror}") from error

@@ -16,7 +16,7 @@ def write_predictions(path: Path, set_: str, indices: np.ndarray, probabilities:
 
     Args:
         path: The CSV file; one that is there is replaced.
-        set_: Where the images lie, `train` or `test`.
+        set_: Where the images lie, as `MNIST/train` or `MNIST/test`.
         indices: int64 `(N,)`, the images' places there.
         probabilities: Float `(N, 10)`.
 
@@ -37,7 +37,7 @@ def read_predictions(path: str | Path) -> tuple[str, np.ndarray, Tensor]:
         path: A CSV file that `write_predictions` wrote; a person may have taken lines out.
 
     Returns:
-        The set that the images lie in, `train` or `test`, their places there, int64 `(N,)`, and
+        The set that the images lie in, as `MNIST/train`, their places there, int64 `(N,)`, and
         probabilities, float32 `(N, 10)`.
 
     Raises:
@@ -56,7 +56,7 @@ def read_predictions(path: str | Path) -> tuple[str, np.ndarray, Tensor]:
         set_, *fields = line.split(",")
         try:
             index, _, *row = [int(field) for field in fields[:2]] + [float(p) for p in fields[2:]]
-            is_right = set_ in ("train", "test") and len(row) == 10 and min(row) >= 0
+            is_right = set_.endswith(("/train", "/test")) and len(row) == 10 and min(row) >= 0
             if not (is_right and index >= 0 and abs(sum(row) - 1) < 1e-3):
                 raise ValueError
         except ValueError:
@@ -68,7 +68,7 @@ def read_predictions(path: str | Path) -> tuple[str, np.ndarray, Tensor]:
         indices.append(index)
         rows.append(row)
     if len(sets) > 1:
-        raise ValueError(f"{path} holds images of both the train and the test set")
+        raise ValueError(f"{path} holds images of several sets")
     if len(set(indices)) < len(indices):
         raise ValueError(f"{path} holds an image more than once")
     return sets.pop(), np.array(indices), torch.tensor(rows)

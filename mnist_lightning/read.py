@@ -82,8 +82,8 @@ def table(readings: dict[str, Reading]) -> str:
     """Lay out readings as lines of text, under a heading."""
     rows = [("file", "digit", "probability", "second guess")]
     for name, reading in readings.items():
-        second = f"{reading.second} ({reading.second_probability:.2%})"
-        rows.append((_printable(name), f"{reading.digit}", f"{reading.probability:.2%}", second))
+        second = f"{reading.second} ({_percent(reading.second_probability)})"
+        rows.append((_printable(name), f"{reading.digit}", _percent(reading.probability), second))
     width = max(len(row[0]) for row in rows)
     return "\n".join(f"{file:{width}}  {d:>5}  {p:>11}  {s}" for file, d, p, s in rows)
 
@@ -136,9 +136,8 @@ def contact_sheet(readings: dict[str, Reading], thumbnails: dict[str, Image.Imag
         sheet.paste(seen, (left + TILE + GAP, top))
         middle = top + TILE + TEXT // 2
         draw.text((left, middle), f"{reading.digit}", "black", large, anchor="lm")
-        line = (
-            f"{reading.probability:.2%}    then {reading.second}, {reading.second_probability:.2%}"
-        )
+        second = f"{reading.second}, {_percent(reading.second_probability)}"
+        line = f"{_percent(reading.probability)}    then {second}"
         draw.text((left + 40, middle - 2), line, "black", small, anchor="ld")
         file = _shorten(_printable(Path(name).name), width - 2 * GAP - 40, small)
         draw.text((left + 40, middle + 2), file, "#6b6b6b", small, anchor="la")
@@ -154,8 +153,15 @@ def _shorten(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Ima
 
 
 def _printable(name: str) -> str:
-    """Return a file's name with a `?` for what is not UTF-8 in it."""
-    return name.encode(errors="replace").decode()
+    """Return a file's name with a `?` for what is not UTF-8 in it, or would move the cursor."""
+    return "".join(c if c.isprintable() else "?" for c in name.encode(errors="replace").decode())
+
+
+def _percent(probability: float) -> str:
+    """Write a probability so that nothing looks certain or impossible."""
+    if probability > 0.999:
+        return ">99.9%"
+    return "<0.1%" if probability < 0.001 else f"{probability:.1%}"
 
 
 def _check_output(path: Path | None, *suffixes: str) -> None:

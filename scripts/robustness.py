@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 import sys
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +110,14 @@ def draw(rows: dict[str, dict[str, list[list[float]]]]) -> Any:
     styles = [
         {"color": figures.VERMILION, "marker": "s", "linestyle": "--"},
         {"color": figures.BLUE, "marker": "o", "linestyle": "-"},
+        {"color": figures.GREY, "marker": "^", "linestyle": ":"},
     ]
     with matplotlib.rc_context(figures.STYLE):
         figure = Figure(figsize=(8.3, 4.6))
         panels = figure.subplots(2, 4, sharey=True).flat
         for axes, (kind, (unit, levels)) in zip(panels, GRID.items(), strict=False):
             order = sorted(range(len(levels)), key=lambda i: levels[i])
-            for (name, accuracies), style in zip(rows.items(), styles, strict=False):
+            for (name, accuracies), style in zip(rows.items(), cycle(styles), strict=False):
                 means = [100 * statistics.mean(accuracies[kind][i]) for i in order]
                 axes.plot([levels[i] for i in order], means, label=name, markersize=4, **style)
             axes.set_title(kind, color=figures.INK, weight="bold")
@@ -141,6 +143,8 @@ def main() -> None:
     options = parser.parse_args()
 
     rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if options.row and not options.checkpoints:
+        parser.error(f"name the checkpoints of row {options.row} too")
     if options.checkpoints:
         rows[options.row] = measure(options.checkpoints)
         RESULTS.write_text(json.dumps(rows, indent=1) + "\n")

@@ -13,6 +13,7 @@ folder, as runs/seeds/ROW/seed_{seed}/predictions.csv, for another row to learn 
 import argparse
 import json
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -47,6 +48,9 @@ def run(
         f"{init}.default_hp_metric=false",
     ]
     command += [f"{init}.version={folder.name}", "--trainer.enable_progress_bar=false"]
+    if folder.exists():
+        print(f"{folder} is an unfinished run: seed {seed} begins anew")
+        shutil.rmtree(folder)
     started = time.time()
     subprocess.run(command, check=True)
     seconds = time.time() - started
@@ -123,7 +127,10 @@ def main() -> None:
         done = {line["seed"] for line in lines}
         path.parent.mkdir(parents=True, exist_ok=True)
         for seed in [seed for seed in options.seeds if seed not in done]:
-            lines.append(run(options.row, seed, options.test, options.predict, fit_arguments))
+            try:
+                lines.append(run(options.row, seed, options.test, options.predict, fit_arguments))
+            except subprocess.CalledProcessError as error:  # which has said why
+                sys.exit(error.returncode)
             with path.open("a") as file:
                 file.write(json.dumps(lines[-1]) + "\n")
     if not lines:

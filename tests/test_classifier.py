@@ -3,6 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mnist_lightning.callbacks import Throughput
 from mnist_lightning.classifier import MNISTClassifier
 from mnist_lightning.data import MNISTDataModule
 
@@ -119,6 +120,12 @@ def test_an_ensembles_first_member_learns_as_it_would_alone(root: str) -> None:
     for name, weight in alone.state_dict().items():
         torch.testing.assert_close(first.state_dict()[name], weight, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(first.conv1.weight, second.conv1.weight, atol=1e-2)
+
+
+def test_an_ensembles_rate_counts_each_image_once(root: str) -> None:
+    throughput, data = Throughput(), MNISTDataModule(root, train_size=512, val_size=100)
+    trainer(max_epochs=1, callbacks=[throughput]).fit(small(members=2), data)
+    assert throughput.images == 512
 
 
 def test_members_must_be_one_or_more() -> None:

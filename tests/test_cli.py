@@ -116,7 +116,7 @@ def test_predict_writes_every_test_images_probabilities(
     with open("predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["image"]) for row in rows] == list(range(10_000))
-    assert {row["set"] for row in rows} == {"test"}
+    assert {row["set"] for row in rows} == {"MNIST/test"}
     for row in rows[:50]:
         probabilities = [float(row[f"p{digit}"]) for digit in range(10)]
         assert sum(probabilities) == pytest.approx(1, abs=1e-5)

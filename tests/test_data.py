@@ -309,7 +309,7 @@ def test_an_empty_share_of_a_step_is_refused() -> None:
 def write(path: Path, set_: str, indices: np.ndarray, digit: int = 3, p: float = 0.7) -> str:
     probabilities = torch.full((len(indices), 10), (1 - p) / 9)
     probabilities[:, digit] = p
-    write_predictions(path, set_, indices, probabilities)
+    write_predictions(path, f"MNIST/{set_}", indices, probabilities)
     return str(path)
 
 
@@ -353,6 +353,30 @@ def test_only_confident_pseudo_labels_are_used(root: str, tmp_path: Path) -> Non
     assert len(fit_data(root, pseudo_labels=path, pseudo_confidence=0.6).pseudo_indices) == 5
     with pytest.raises(ValueError, match="holds no probability of 0.8 or more"):
         fit_data(root, pseudo_labels=path, pseudo_confidence=0.8)
+
+
+def test_pseudo_labels_of_another_dataset_or_of_no_image_are_refused(
+    root: str, tmp_path: Path
+) -> None:
+    write_predictions(tmp_path / "x.csv", "KMNIST/test", np.array([1]), torch.full((1, 10), 0.1))
+    with pytest.raises(ValueError, match="labels images of KMNIST, and these are MNIST's"):
+        fit_data(root, pseudo_labels=str(tmp_path / "x.csv"))
+    path = write(tmp_path / "x.csv", "test", np.array([10_005]))
+    with pytest.raises(ValueError, match="labels image 10005 of MNIST/test, which has 10,000"):
+        fit_data(root, pseudo_labels=path)
+    with pytest.raises(FileNotFoundError):
+        fit_data(root, pseudo_labels="")
+
+
+def test_a_run_goes_on_with_the_pseudo_labels_that_it_began_with(root: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", "test", np.arange(5))
+    data = fit_data(root, pseudo_labels=path)
+    state, data.trainer = data.state_dict(), SimpleNamespace(state=SimpleNamespace(fn="fit"))  # type: ignore[assignment]
+    data.load_state_dict(state)
+    other = fit_data(root, pseudo_labels=write(tmp_path / "x.csv", "test", np.arange(6)))
+    other.trainer = data.trainer
+    with pytest.raises(ValueError, match="x.csv is not what it was"):
+        other.load_state_dict(state)
 
 
 def test_pseudo_labels_of_images_with_labels_are_refused(root: str, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from mnist_lightning.classifier import MNISTClassifier
 from mnist_lightning.data import MNISTDataModule
 
 ONE = ["--trainer.accelerator=cpu", "--trainer.devices=1"]
+ENSEMBLE = [*ONE, "--model.members=2"]
 TWO = ["--trainer.accelerator=cpu", "--trainer.devices=2"]
 FOLDER = "runs/smoke/version_0"
 LAST = f"{FOLDER}/checkpoints/last.ckpt"
@@ -141,6 +142,7 @@ def send_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
         ("SIGTERM", 25, ONE, 143),
         pytest.param("SIGINT", 3, ONE, 130, marks=pytest.mark.slow),
         pytest.param("SIGTERM", 29, ONE, 143, marks=pytest.mark.slow),  # an epoch's last step
+        pytest.param("SIGTERM", 25, ENSEMBLE, 143, marks=pytest.mark.slow),
         pytest.param("SIGKILL", 25, TWO, -9, marks=pytest.mark.slow),
         pytest.param("SIGTERM", 25, TWO, 143, marks=pytest.mark.slow),
         pytest.param("SIGINT", 10, TWO, 130, marks=pytest.mark.slow),
@@ -225,8 +227,16 @@ def test_a_kill_during_a_save_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
 # -- checkpoints
 
 
+@pytest.mark.parametrize(
+    "given",
+    [([], "could not write a file"), (["--trainer.callbacks=[]"], r".*\.ckpt: could not write it")],
+    ids=["curves", "checkpoint"],
+)
 def test_a_full_disk_ends_the_run_with_one_line_and_the_last_checkpoint(
-    root: str, send_signal: Callable[..., list[str]], tmp_path: Path
+    given: tuple[list[str], str],
+    root: str,
+    send_signal: Callable[..., list[str]],
+    tmp_path: Path,
 ) -> None:
     killed = start(fit(root, *ONE, *send_signal("SIGKILL", 15)), tmp_path)
     killed.communicate(timeout=600)
@@ -236,12 +246,13 @@ def test_a_full_disk_ends_the_run_with_one_line_and_the_last_checkpoint(
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    # Without pictures: these are larger than the checkpoint, and would not be written either.
-    plain = ["--trainer.callbacks=[]", "--ckpt_path=auto"]
-    process = start(fit(root, *ONE, *plain), tmp_path, preexec_fn=small_files)
+    # Pictures are larger than the checkpoint: with them TensorBoard's file is the first to fail.
+    pictures, file = given
+    command = fit(root, *ONE, *pictures, "--ckpt_path=auto")
+    process = start(command, tmp_path, preexec_fn=small_files)
     _, err = process.communicate(timeout=600)
     assert process.returncode == 1
-    assert re.search(r"^error: .*\.ckpt: could not write it: File too large$", err, re.M), err
+    assert re.search(rf"^error: {file}: File too large$", err, re.M), err
     assert "Traceback" not in err
     assert (tmp_path / LAST).read_bytes() == before
     assert not list((tmp_path / LAST).parent.glob(".*"))

@@ -6,14 +6,14 @@ import torch
 
 from mnist_lightning.predictions import HEADER, read_predictions, write_predictions
 
-ROW = "test,7,3," + ",".join(["0.1"] * 10)
+ROW = "MNIST/test,7,3," + ",".join(["0.1"] * 10)
 
 
 def test_predictions_come_back_as_they_went(tmp_path: Path) -> None:
     probabilities = torch.rand(3, 10).softmax(1)
-    write_predictions(tmp_path / "x.csv", "train", np.array([5, 2, 9]), probabilities)
+    write_predictions(tmp_path / "x.csv", "MNIST/train", np.array([5, 2, 9]), probabilities)
     set_, indices, read = read_predictions(tmp_path / "x.csv")
-    assert set_ == "train" and indices.tolist() == [5, 2, 9]
+    assert set_ == "MNIST/train" and indices.tolist() == [5, 2, 9]
     torch.testing.assert_close(read, probabilities, atol=1e-6, rtol=1e-5)
 
 
@@ -23,13 +23,13 @@ def test_predictions_come_back_as_they_went(tmp_path: Path) -> None:
         ([], "was not written by predict"),
         (["image,digit", ROW], "was not written by predict"),
         ([HEADER], "holds no predictions"),
-        ([HEADER, ROW, "test,8,3,0.5"], "line 3: not a set"),
+        ([HEADER, ROW, "MNIST/test,8,3,0.5"], "line 3: not a set"),
         ([HEADER, ROW.replace("0.1", "0.2")], "line 2: not a set"),
         ([HEADER, ROW.replace("0.1", "nan")], "line 2: not a set"),
         ([HEADER, ROW.replace("7", "seven")], "line 2: not a set"),
-        ([HEADER, ROW.replace("test", "mine")], "line 2: not a set"),
+        ([HEADER, ROW.replace("MNIST/test", "mine")], "line 2: not a set"),
         ([HEADER, ROW, ROW], "an image more than once"),
-        ([HEADER, ROW, ROW.replace("test", "train")], "both the train and the test set"),
+        ([HEADER, ROW, ROW.replace("test", "train")], "holds images of several sets"),
     ],
 )
 def test_what_is_no_file_of_predictions_is_named(
