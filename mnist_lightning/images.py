@@ -171,14 +171,15 @@ def to_mnist(picture: Image.Image) -> Tensor:
 
     if _is_light_on_dark(picture):
         picture = ImageOps.invert(picture)
-    # First where the digit is, then a closer look at it: a thin pen on a large sheet is pale
-    # from afar.
-    _, box = _find_digit(picture)
-    scale, margin = max(picture.size) / SIDE, 0.3 * (box[2:] - box[:2]).max()
-    closer = scale * np.concatenate([box[:2] - margin, box[2:] + margin])
-    low, high = closer.clip(0).round().astype(int).reshape(2, 2)
-    picture = picture.crop((*low, *np.minimum(high, picture.size)))
-    ink, (left, top, right, bottom) = _find_digit(picture)
+    ink, box = _find_digit(picture)
+    size, scale = (box[2:] - box[:2]).max(), max(picture.size) / SIDE
+    if scale > 1.1 or size < 60:
+        # A closer look at where the digit is: a thin pen on a large sheet is pale from afar.
+        margin = 0.3 * size
+        closer = scale * np.concatenate([box[:2] - margin, box[2:] + margin])
+        low, high = closer.clip(0).round().astype(int).reshape(2, 2)
+        ink, box = _find_digit(picture.crop((*low, *np.minimum(high, picture.size))))
+    left, top, right, bottom = box
 
     # A thin stroke would be scaled away to a pale one.
     pixel = max(right - left, bottom - top) / 20  # one of the 20, in those of `ink`
