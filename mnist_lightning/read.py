@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
+from tqdm import tqdm
 
 from mnist_lightning.checkpoint import load
 from mnist_lightning.files import replace_file
@@ -46,7 +47,7 @@ def read_files(
         were read a thumbnail in RGB.
     """
     images, thumbnails, errors = {}, {}, {}
-    for name in names:
+    for name in tqdm(names, "read", delay=2, leave=False):  # shown after 2 seconds
         try:
             picture = open_picture(sys.stdin.buffer.read() if name == "-" else name)
             images[name] = to_mnist(picture)

@@ -17,6 +17,9 @@ os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 CONFIGS = Path(__file__).parents[1] / "configs"
 SMOKE = ["--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / "smoke.yaml")]
 
+# Pictures take longer than such short runs do.
+PLAIN = [*SMOKE, "--trainer.callbacks=[]"]
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 

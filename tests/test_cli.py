@@ -158,7 +158,7 @@ def test_every_fit_in_the_readme_parses(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(CONFIGS.parent)
-    text = (CONFIGS.parent / "README.md").read_text()
+    text = (CONFIGS.parent / "README.md").read_text().replace("\\\n", "")
     commands = re.findall(r"^    .*-m mnist_lightning fit (.*)$", text, re.M)
     assert len(commands) >= 6
     for command in commands:

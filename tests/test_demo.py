@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from mnist_lightning import demo
 from mnist_lightning.archives import read_test_set
@@ -64,6 +64,19 @@ def test_a_test_digit_reaches_the_network_unchanged(client: TestClient) -> None:
     assert picture.headers["content-type"] == "image/png"
     seen = client.post("/see", content=picture.content).json()
     assert b64decode(seen["image"]) == IMAGES[3].numpy().tobytes()
+
+
+def test_a_drawing_is_seen_as_its_file_is(
+    client: TestClient, network: ConvNet, tmp_path: Path
+) -> None:
+    drawing = Image.new("RGB", (196, 196))
+    line = [(60, 40), (140, 40), (90, 160)]
+    ImageDraw.Draw(drawing).line(line, "white", width=13, joint="curve")
+    drawing.save(tmp_path / "drawing.png")
+    reading = read(tmp_path / "drawing.png", network)
+    seen = client.post("/see", content=(tmp_path / "drawing.png").read_bytes()).json()
+    assert b64decode(seen["image"]) == reading.image.numpy().tobytes()
+    assert seen["probabilities"] == reading.as_dict()["probabilities"]
 
 
 def test_the_page_gets_the_maps_of_this_very_picture(client: TestClient, network: ConvNet) -> None:

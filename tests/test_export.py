@@ -41,15 +41,17 @@ def export(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int | str | N
 
 def test_onnxruntime_reads_every_test_image_as_torch_does(onnx_file: Path) -> None:
     images, labels = read_test_set()
-    pixels = to_pixels(images)
+    network, errors = load(), 0
     session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
-    logits, probabilities = session.run(None, {"pixels": pixels.numpy()})
-    with torch.inference_mode():
-        expected = load()(pixels)
-    assert torch.equal(torch.from_numpy(logits).argmax(1), expected.argmax(1))
-    torch.testing.assert_close(torch.from_numpy(probabilities), expected.softmax(1))
-    errors = int((expected.argmax(1) != labels).sum())
-    assert 30 <= errors <= 60  # of 10,000; README.md says 45
+    for part, part_labels in zip(images.split(1000), labels.split(1000), strict=True):
+        pixels = to_pixels(part)
+        logits, probabilities = map(torch.from_numpy, session.run(None, {"pixels": pixels.numpy()}))
+        with torch.inference_mode():
+            expected = network(pixels)
+        assert torch.equal(logits.argmax(1), expected.argmax(1))
+        torch.testing.assert_close(probabilities, expected.softmax(1))
+        errors += int((logits.argmax(1) != part_labels).sum())
+    assert abs(errors - 45) <= 1  # of 10,000, as README.md says, but for rounding elsewhere
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SMOKE, call, run
+from conftest import PLAIN, SMOKE, call, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_data import assert_whole
 
@@ -28,7 +28,8 @@ from mnist_lightning.classifier import MNISTClassifier
 from mnist_lightning.data import MNISTDataModule
 
 ONE = ["--trainer.accelerator=cpu", "--trainer.devices=1"]
-ENSEMBLE = [*ONE, "--model.members=2"]
+PICTURES = ["--trainer.callbacks+=mnist_lightning.callbacks.Pictures"]
+ENSEMBLE = [*ONE, *PICTURES, "--model.members=2"]
 TWO = ["--trainer.accelerator=cpu", "--trainer.devices=2"]
 FOLDER = "runs/smoke/version_0"
 LAST = f"{FOLDER}/checkpoints/last.ckpt"
@@ -39,7 +40,7 @@ def fit(root: str, *arguments: str) -> list[str]:
     longer = ["--data.train_size=1280", "--trainer.max_epochs=4", "--data.root", root]
     quiet = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
     command = [sys.executable, "-m", "mnist_lightning", "fit"]
-    return [*command, *SMOKE, *longer, *quiet, *arguments]
+    return [*command, *PLAIN, *longer, *quiet, *arguments]
 
 
 def start(command: list[str], cwd: Path, **options: Any) -> subprocess.Popen[str]:
@@ -228,12 +229,16 @@ def test_a_kill_during_a_save_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
-    [([], "could not write a file"), (["--trainer.callbacks=[]"], r".*\.ckpt: could not write it")],
-    ids=["curves", "checkpoint"],
+    ("pictures", "file"),
+    [
+        ([], r".*\.ckpt: could not write it"),
+        pytest.param(PICTURES, "could not write a file", marks=pytest.mark.slow),
+    ],
+    ids=["checkpoint", "curves"],
 )
 def test_a_full_disk_ends_the_run_with_one_line_and_the_last_checkpoint(
-    given: tuple[list[str], str],
+    pictures: list[str],
+    file: str,
     root: str,
     send_signal: Callable[..., list[str]],
     tmp_path: Path,
@@ -247,7 +252,6 @@ def test_a_full_disk_ends_the_run_with_one_line_and_the_last_checkpoint(
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     # Pictures are larger than the checkpoint: with them TensorBoard's file is the first to fail.
-    pictures, file = given
     command = fit(root, *ONE, *pictures, "--ckpt_path=auto")
     process = start(command, tmp_path, preexec_fn=small_files)
     _, err = process.communicate(timeout=600)

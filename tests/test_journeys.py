@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import CONFIGS, SMOKE, run
+from conftest import CONFIGS, PLAIN, SMOKE, run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -74,13 +74,14 @@ def test_last_is_the_last_epoch_even_when_it_is_worse(smoke: Path, root: str) ->
     assert steps["best"] == 4 * (1 + accuracies.index(max(accuracies)))
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_trained_tested_and_loaded_like_one_network(
     root: str, tmp_path: Path
 ) -> None:
     from mnist_lightning import load
     from mnist_lightning.network import Ensemble
 
-    done = run("fit", *SMOKE, "--model.members=3", "--data.root", root, cwd=tmp_path)
+    done = run("fit", *PLAIN, "--model.members=3", "--data.root", root, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     path = tmp_path / "runs/smoke/version_0/checkpoints/last.ckpt"
     done = run("predict", "--ckpt_path", path, "--data.root", root, cwd=tmp_path)
@@ -96,16 +97,17 @@ def test_an_ensemble_is_trained_tested_and_loaded_like_one_network(
         )
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_anothers_predictions(root: str, tmp_path: Path) -> None:
     few = ["--data.train_size=200", "--data.val_size=59000", "--data.root", root]
-    assert run("fit", *SMOKE, *few, cwd=tmp_path).returncode == 0
+    assert run("fit", *PLAIN, *few, cwd=tmp_path).returncode == 0
     path = "runs/smoke/version_0/checkpoints/last.ckpt"
     unlabelled = ["--data.predict_set=unlabelled", "--output=rest.csv", "--data.root", root]
     done = run("predict", "--ckpt_path", path, *unlabelled, cwd=tmp_path)
     assert "wrote rest.csv: 800 images" in done.stdout, done.stderr
 
     pseudo = ["--data.pseudo_labels=rest.csv", "--data.pseudo_share=0.75"]
-    done = run("fit", *SMOKE, *few, *pseudo, cwd=tmp_path)
+    done = run("fit", *PLAIN, *few, *pseudo, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert not re.search(r"\.py:\d|warn|transductive", done.stderr, re.I)
     checkpoint = read_checkpoint(tmp_path / "runs/smoke/version_1/checkpoints/last.ckpt")
@@ -114,7 +116,7 @@ def test_a_run_learns_from_anothers_predictions(root: str, tmp_path: Path) -> No
 
 def test_two_processes_train_one_network(root: str, tmp_path: Path) -> None:
     two = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--data.root", root]
-    done = run("fit", *SMOKE, *two, cwd=tmp_path)
+    done = run("fit", *PLAIN, *two, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in (tmp_path / "runs/smoke").iterdir()] == ["version_0"]
     assert done.stdout.count("checkpoint  runs/smoke") == 1
