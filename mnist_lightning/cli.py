@@ -68,7 +68,7 @@ def main() -> None:
         if isinstance(error, ValueError) and not _raised_here(error):
             raise
         if isinstance(error, OSError) and error.strerror:
-            sys.exit(f"error: {error.filename or 'could not write a file'}: {error.strerror}")
+            sys.exit(f"error: {error.filename or 'writing or connecting failed'}: {error.strerror}")
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -179,9 +179,7 @@ def _run_pt2(contents: bytes) -> Run:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m mnist_lightning.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m mnist_lightning.export", description=__doc__.partition("\n")[0]
     )
     parser.add_argument(
         "--ckpt_path",

@@ -71,7 +71,8 @@ def augmentation(original: Tensor, warped: Tensor) -> "Figure":
     figure, axes, corners = _panel(
         "Every epoch warps each training image anew",
         f"framed, the original; beside it {len(warped)} draws of rotation, shift, shear and zoom",
-        *(tiles, 10),
+        tiles,
+        10,
         **PIXELS,
     )
     height, width = original.shape
@@ -98,8 +99,13 @@ def filters(network: nn.Module) -> "Figure":
     figure, _, _ = _panel(
         f"What {name} looks for: {len(weights)} filters of {size}",
         "a filter answers light where it is vermilion and dark where it is blue",
-        *(weights, 8, (3, 3), "weight"),
-        **{"cmap": _diverging(), "vmin": -limit, "vmax": limit},
+        weights,
+        8,
+        (3, 3),
+        "weight",
+        cmap=_diverging(),
+        vmin=-limit,
+        vmax=limit,
     )
     return figure
 
@@ -126,7 +132,7 @@ def feature_maps(network: nn.Module, pixels: Tensor, layer: str | None = None) -
     active = int((maps.flatten(1) > 0).any(dim=1).sum())
     kind = "units" if maps[0].numel() == 1 else f"channels of {maps.shape[1]} × {maps.shape[2]}"
     figure = _figure(
-        *(7.5, 0.8 + max(1.2, 5.2 * math.ceil(len(maps) / columns) / columns)),
+        (7.5, 0.8 + max(1.2, 5.2 * math.ceil(len(maps) / columns) / columns)),
         f"{layer}: {active} of {len(maps)} {kind} answer this image",
         "left, the image; right, a tile for each channel or unit, all on one scale",
     )
@@ -155,7 +161,7 @@ def layers(network: nn.Module, pixels: Tensor, num_maps: int = 10) -> "Figure":
     rows = [(name, maps) for name, maps in rows if maps[0].numel() > 1]  # no dense layers
 
     figure = _figure(
-        *(7.5, 0.7 + 0.75 * (len(rows) + 1)),
+        (7.5, 0.7 + 0.75 * (len(rows) + 1)),
         "One image on its way through the network",
         f"up to {num_maps} channels of each layer, the strongest first, a row on its own scale",
     )
@@ -167,7 +173,8 @@ def layers(network: nn.Module, pixels: Tensor, num_maps: int = 10) -> "Figure":
         _show_tiles(axes, maps[strongest], num_maps, **style)
         axes.annotate(
             f"{name}\n{maps.shape[1]} × {maps.shape[2]}",
-            *((0, 0.5), (-8, 0)),
+            (0, 0.5),
+            (-8, 0),
             xycoords="axes fraction",
             textcoords="offset points",
             ha="right",
@@ -199,7 +206,7 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int = 10) -
 
     often = f", most often {true} as {read} ({most:,} times)" if most > 1 else ""
     figure = _figure(
-        *(5.6, 5.6),
+        (5.6, 5.6),
         f"{int(mistakes.sum()):,} of {len(labels):,} misread{often}",
         "number of images; right ones on the diagonal, colour for mistakes alone",
     )
@@ -248,7 +255,9 @@ def mistakes(pixels: Tensor, labels: Tensor, probabilities: Tensor, num: int = 2
         if total
         else "No image is misread",
         "what each was read as, what it is, and the probabilities of the two",
-        *(pixels[order, 0], 6, (15, 9)),
+        pixels[order, 0],
+        6,
+        (15, 9),
         **PIXELS,
     )
     for index, (x, y) in zip(order.tolist(), corners, strict=True):
@@ -295,7 +304,7 @@ def attribution(
     maps = maps / maps.abs().amax(dim=(1, 2), keepdim=True)
 
     figure = _figure(
-        *(7.5, 3.5),
+        (7.5, 3.5),
         "What spoke for the wrong class, and what for the true one",
         "vermilion ink spoke for what the image was read as, blue for what it is",
     )
@@ -328,7 +337,7 @@ def class_accuracy(predicted: Tensor, labels: Tensor, num_classes: int = 10) -> 
     hardest, easiest = present[accuracies.argmin()], present[accuracies.argmax()]
 
     figure = _figure(
-        *(7.5, 4.0),
+        (7.5, 4.0),
         f"{hardest} is the hardest, {100 * accuracies.min():.2f}%; "
         f"{easiest} the easiest, {100 * accuracies.max():.2f}%",
         "share of each class's images read right, with its 95% interval",
@@ -383,7 +392,7 @@ def reliability(probabilities: Tensor, labels: Tensor, num_bins: int = 15) -> "F
     low, high = wilson_interval(hits, counts[full])
 
     figure = _figure(
-        *(5.6, 5.6),
+        (5.6, 5.6),
         f"Calibration error {100 * float(error):.2f}%: "
         f"{100 * confidence.mean():.2f}% sure, {100 * right.mean():.2f}% right",
         f"accuracy by confidence in {num_bins} bins, with 95% intervals",
@@ -391,7 +400,9 @@ def reliability(probabilities: Tensor, labels: Tensor, num_bins: int = 15) -> "F
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     axes.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle="--")
     axes.text(
-        *(4, 5.5, "as right as sure"),
+        4,
+        5.5,
+        "as right as sure",
         rotation=45,
         rotation_mode="anchor",
         transform_rotates_text=True,
@@ -433,7 +444,7 @@ def curves(scalars: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> "Fig
     else:
         end = "no images were held out to validate on"
     figure = _figure(
-        *(7.5, 3.8),
+        (7.5, 3.8),
         f"After {steps + 1:,} steps: {end}",
         "training batches one by one, and their running mean over 5% of the steps",
     )
@@ -549,11 +560,12 @@ def wilson_interval(hits: Any, counts: Any) -> tuple[np.ndarray, np.ndarray]:
 # -- parts of figures
 
 
-def _figure(width: float, height: float, title: str, subtitle: str) -> "Figure":
-    """Return a figure, its size in inches, with what it found as its title."""
+def _figure(size: tuple[float, float], title: str, subtitle: str) -> "Figure":
+    """Return a figure, its width and height in inches, with what it found as its title."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height))
+    width, height = size
+    figure = Figure(figsize=size)
     figure.text(PAD / width, 1 - PAD / height, title, va="top", size=11, weight="bold")
     figure.text(PAD / width, 1 - (PAD + 0.24) / height, subtitle, va="top", color=GREY)
     engine = figure.get_layout_engine()
@@ -577,7 +589,7 @@ def _panel(
     """
     width = 6.4 if scale else 7.26
     height = width * -(-len(tiles) // columns) * (28 + gap[0]) / (columns * (28 + gap[1]))
-    figure = _figure(7.5, height + 0.8, title, subtitle)
+    figure = _figure((7.5, height + 0.8), title, subtitle)
     axes = figure.subplots()
     corners = _show_tiles(axes, tiles, columns, gap, **style)
     axes.set_anchor("NW")
