@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import CONFIGS, PLAIN, SMOKE, run
+from conftest import CONFIGS, PLAIN, SMOKE, call, run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -114,7 +114,10 @@ def test_a_run_learns_from_anothers_predictions(root: str, tmp_path: Path) -> No
     assert checkpoint["global_step"] == 2 * 7  # epochs of 200 labelled images, 32 a step
 
 
-def test_two_processes_train_one_network(root: str, tmp_path: Path) -> None:
+def test_two_processes_train_one_network(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--data.root", root]
     two = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--data.root", root]
     done = run("fit", *PLAIN, *two, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -122,15 +125,19 @@ def test_two_processes_train_one_network(root: str, tmp_path: Path) -> None:
     assert done.stdout.count("checkpoint  runs/smoke") == 1
 
     path = tmp_path / "runs/smoke/version_0/checkpoints/last.ckpt"
-    one = ["--trainer.accelerator=cpu", "--data.root", root]
-    outputs = [run("test", "--ckpt_path", path, *how, cwd=tmp_path).stdout for how in (one, two)]
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, "test", "--ckpt_path", path, *one) == 0
+    outputs = [
+        capsys.readouterr().out,
+        run("test", "--ckpt_path", path, *two, cwd=tmp_path).stdout,
+    ]
     errors = [re.search(r"test/errors\s+([\d.]+)", out) for out in outputs]
     assert errors[0] and errors[1] and errors[0][1] == errors[1][1]
 
-    files = ["one.csv", "two.csv"]
-    for file, how in zip(files, (one, two), strict=True):
-        run("predict", "--ckpt_path", path, "--output", file, *how, cwd=tmp_path)
-    digits = [[row.split(",")[:2] for row in (tmp_path / f).read_text().split()] for f in files]
+    assert call(monkeypatch, "predict", "--ckpt_path", path, "--output=one.csv", *one) == 0
+    run("predict", "--ckpt_path", path, "--output=two.csv", *two, cwd=tmp_path)
+    files = [(tmp_path / name).read_text().split() for name in ("one.csv", "two.csv")]
+    digits = [[row.split(",")[:3] for row in file] for file in files]  # set, image, digit
     assert digits[0] == digits[1] and len(digits[0]) == 10_001
 
 
