@@ -17,7 +17,7 @@ from mnist_lightning.network import ConvNet, Ensemble, members
 CHECKPOINT_FORMAT = 1
 
 # ConvNet's arguments, of all that a run's checkpoint knows.
-NETWORK_SETTINGS = ("channels", "hidden", "dropout", "batch_norm")
+NETWORK_SETTINGS = "channels", "hidden", "dropout", "batch_norm", "convolutions", "kernel_size"
 
 # What the tools use where no checkpoint is named; README.md says how it was made.
 PRETRAINED = Path(__file__).parent / "pretrained.safetensors"
@@ -120,8 +120,9 @@ def _load(path: Path) -> ConvNet | Ensemble:
     else:
         checkpoint = read_checkpoint(path)
         saved = checkpoint["hyper_parameters"]
-        # Checkpoints from before there were ensembles do not name their members.
-        settings = [{name: saved[name] for name in NETWORK_SETTINGS}] * saved.get("members", 1)
+        # An old checkpoint does not name an argument that came later.
+        one = {name: value for name, value in saved.items() if name in NETWORK_SETTINGS}
+        settings = [one] * saved.get("members", 1)
         weights = {
             name.removeprefix("network."): weight
             for name, weight in checkpoint["state_dict"].items()

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class ConvNet(nn.Sequential):
     """The article's CNN, with the batch norm that it describes.
 
-    For each entry of `channels` two 3x3 convolutions without padding, each with batch norm and
-    ReLU, the second with a 2x2 max-pool before its ReLU; a hidden dense layer with batch norm, ReLU
+    For each entry of `channels` a block of convolutions without padding, each with batch norm and
+    ReLU, the last with a 2x2 max-pool before its ReLU; a hidden dense layer with batch norm, ReLU
     and dropout; the output layer. Takes float `(B, 1, 28, 28)` in [0, 1], returns logits `(B, 10)`.
 
     A layer before a batch norm has no bias: the norm would subtract it again, at the cost of one
@@ -23,6 +23,8 @@ class ConvNet(nn.Sequential):
         hidden: Units of the hidden dense layer.
         dropout: Probability of dropping a hidden unit in training.
         batch_norm: False leaves out every batch norm, as the article's notebook does.
+        convolutions: Number of convolutions in each block.
+        kernel_size: Side of their kernels, in pixels.
 
     Attributes:
         settings: The arguments, as a file with weights keeps them.
@@ -38,26 +40,39 @@ class ConvNet(nn.Sequential):
         hidden: int = 512,
         dropout: float = 0.2,
         batch_norm: bool = True,
+        convolutions: int = 2,
+        kernel_size: int = 3,
     ) -> None:
-        if min((*channels, hidden)) < 1:
-            raise ValueError(f"channels {list(channels)} and hidden {hidden} must be 1 or more")
-        if len(channels) not in (1, 2):
-            raise ValueError(f"channels {list(channels)}: a 28x28 image has room for 1 or 2 blocks")
+        sizes = {"hidden": hidden, "convolutions": convolutions, "kernel_size": kernel_size}
+        for name, value in (*sizes.items(), *(("channels", each) for each in channels)):
+            if value < 1:
+                raise ValueError(f"{name} {value} must be 1 or more")
+        if not channels:
+            raise ValueError("channels [] must hold one number or more")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout {dropout} must be in 0 to 1, 1 excluded")
 
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         in_channels, size, i = 1, 28, 0
         for block, out_channels in enumerate(channels, start=1):
-            for i in (2 * block - 1, 2 * block):
-                layers[f"conv{i}"] = nn.Conv2d(in_channels, out_channels, 3, bias=not batch_norm)
+            for number in range(1, convolutions + 1):
+                i += 1
+                layers[f"conv{i}"] = nn.Conv2d(
+                    in_channels, out_channels, kernel_size, bias=not batch_norm
+                )
                 if batch_norm:
                     layers[f"norm{i}"] = nn.BatchNorm2d(out_channels)
-                if i == 2 * block:  # the same result as after ReLU, which is left a quarter to do
+                # Before ReLU the result is the same, and ReLU is left a quarter to do.
+                if number == convolutions:
                     layers[f"pool{block}"] = nn.MaxPool2d(2)
                 layers[f"relu{i}"] = nn.ReLU()
                 in_channels = out_channels
-            size = (size - 4) // 2
+            size = (size - convolutions * (kernel_size - 1)) // 2
+            if size < 1:
+                raise ValueError(
+                    f"channels {list(channels)}: a 28x28 image has room for {block - 1} blocks of "
+                    f"{convolutions} convolutions with kernels of {kernel_size}"
+                )
         layers["flatten"] = nn.Flatten()
         layers["dense1"] = nn.Linear(in_channels * size * size, hidden, bias=not batch_norm)
         if batch_norm:
@@ -71,6 +86,8 @@ class ConvNet(nn.Sequential):
             "hidden": hidden,
             "dropout": dropout,
             "batch_norm": batch_norm,
+            "convolutions": convolutions,
+            "kernel_size": kernel_size,
         }
 
 

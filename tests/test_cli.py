@@ -19,7 +19,7 @@ CHECKPOINT = "runs/smoke/version_0/checkpoints/best.ckpt"
         (["fit", "--model.learning_rate=fast"], "model.learning_rate"),
         (["fit", "--model.lr=1"], "--model.lr=1"),
         (["fit", "--model.schedule=cosine"], "one_cycle"),
-        (["fit", "--model.channels=[8,8,8]"], "room for 1 or 2 blocks"),
+        (["fit", "--model.channels=[8,8,8]"], "room for 2 blocks"),
         (["fit", "--data.dataset=CIFAR10"], "FashionMNIST"),
         (["fit", "--data.val_size=60000"], "val_size 60000 must be in 0 to 59,999"),
         (["fit", "--data.batch_size=2.5"], "data.batch_size"),

@@ -23,9 +23,25 @@ def test_layers_stand_in_the_articles_order_but_for_the_pool_before_its_relu() -
     ]
 
 
-@pytest.mark.parametrize("channels", [(4,), (4, 8)])
-def test_images_become_ten_logits(channels: tuple[int, ...]) -> None:
-    logits = ConvNet(channels, hidden=16).eval()(torch.rand(3, 1, 28, 28))
+def test_a_block_has_as_many_convolutions_as_asked_for_and_one_pool() -> None:
+    network = ConvNet((4, 8), hidden=16, convolutions=1, kernel_size=5, batch_norm=False)
+    names = "conv1 pool1 relu1 conv2 pool2 relu2 flatten dense1 relu3 dropout dense2"
+    assert [name for name, _ in network.named_children()] == names.split()
+    assert network.conv2.weight.shape == (8, 4, 5, 5)
+    assert network.dense1.in_features == 8 * 4 * 4
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"channels": (4,)},
+        {"channels": (4, 8)},
+        {"channels": (4, 4, 4), "convolutions": 1},
+        {"channels": (4,), "convolutions": 3, "kernel_size": 5},
+    ],
+)
+def test_images_become_ten_logits(arguments: dict) -> None:
+    logits = ConvNet(**arguments, hidden=16).eval()(torch.rand(3, 1, 28, 28))
     assert logits.shape == (3, 10)
     assert (logits < 0).any() and not torch.allclose(logits.sum(1), torch.ones(3))  # no softmax
 
@@ -33,10 +49,13 @@ def test_images_become_ten_logits(channels: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"channels": (32, 0)}, "1 or more"),
-        ({"hidden": 0}, "1 or more"),
-        ({"channels": (8, 8, 8)}, "room for 1 or 2 blocks"),
-        ({"channels": ()}, "room for 1 or 2 blocks"),
+        ({"channels": (32, 0)}, "channels 0 must be 1 or more"),
+        ({"hidden": 0}, "hidden 0 must be 1 or more"),
+        ({"convolutions": 0}, "convolutions 0 must be 1 or more"),
+        ({"kernel_size": 0}, "kernel_size 0 must be 1 or more"),
+        ({"channels": (8, 8, 8)}, "room for 2 blocks of 2 convolutions with kernels of 3"),
+        ({"channels": (8,), "kernel_size": 15}, "room for 0 blocks"),
+        ({"channels": ()}, "one number or more"),
         ({"dropout": 1.0}, "dropout 1.0 must be in 0 to 1"),
         ({"dropout": float("nan")}, "dropout nan must be in 0 to 1"),
     ],
