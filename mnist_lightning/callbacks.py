@@ -173,6 +173,8 @@ class Throughput(Callback):
         images = len(batch[1]) // getattr(pl_module, "members", 1)
         self.images += images * trainer.world_size
         if trainer.is_last_batch:
+            if pl_module.device.type != "cpu":  # it has not finished when it is asked to
+                torch.accelerator.synchronize()
             rate = self.images / (time.perf_counter() - self.started)
             self.started = None
             # Not by `pl_module.log`, which would write it only after the epoch's checkpoint.

@@ -1,7 +1,11 @@
+import csv
+from pathlib import Path
+
 import lightning.pytorch as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.loggers import CSVLogger
 
 from mnist_lightning.callbacks import Throughput
 from mnist_lightning.classifier import MNISTClassifier
@@ -15,7 +19,7 @@ def small(**arguments: object) -> MNISTClassifier:
 def trainer(**arguments: object) -> pl.Trainer:
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     quiet |= {"enable_model_summary": False, "accelerator": "cpu"}
-    return pl.Trainer(**quiet, **arguments)  # type: ignore[arg-type]
+    return pl.Trainer(**quiet | arguments)  # type: ignore[arg-type]
 
 
 class Watch(pl.Callback):
@@ -45,6 +49,20 @@ def test_constant_schedule_keeps_the_learning_rate(root: str) -> None:
     watch, data = Watch(), MNISTDataModule(root, train_size=512, val_size=100)
     trainer(max_epochs=1, callbacks=[watch]).fit(small(schedule="constant"), data)
     assert watch.rates == [3e-3] * 4
+
+
+def test_every_nth_step_is_logged_as_it_was(root: str, tmp_path: Path) -> None:
+    watch, data = Watch(), MNISTDataModule(root, train_size=896, val_size=0)
+    logger = CSVLogger(tmp_path, "", "")
+    options = {"logger": logger, "log_every_n_steps": 3, "limit_val_batches": 0}
+    run = trainer(max_epochs=1, callbacks=[watch], **options)
+    run.fit(small(), data)
+    with (tmp_path / "metrics.csv").open() as file:
+        lines = [line for line in csv.DictReader(file) if line["train/loss"]]
+    assert [int(line["step"]) for line in lines] == [2, 5]  # of 0 to 6
+    for column, values in (("loss", watch.losses), ("learning_rate", watch.rates)):
+        logged = [float(line[f"train/{column}"]) for line in lines]
+        assert logged == pytest.approx([values[2], values[5]])
 
 
 def test_metrics_count_every_image_once_whatever_the_batches(root: str) -> None:
