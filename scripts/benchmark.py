@@ -1,11 +1,12 @@
 """Measures the speed of training and use, on this machine, and what it is made of.
 
     python scripts/benchmark.py train     # fit against a plain loop, the obvious port and the limit
+    python scripts/benchmark.py train --config configs/fast.yaml  # the same for another network
     python scripts/benchmark.py levers    # what each choice for speed gains, and what gains nothing
     python scripts/benchmark.py parts     # where a step's time goes
     python scripts/benchmark.py predict   # images a second, and one image's latency
     python scripts/benchmark.py start     # from the command to its first step
-    python scripts/benchmark.py scale     # over batch sizes and processes, with peak memory
+    python scripts/benchmark.py scale     # over batch, images, processes, members; peak memory
 
 Every figure is a median over turns, taken in alternation: turn 1 of all rows, then turn 2, so that
 a slow minute of the machine meets them all. Nothing else should run meanwhile. Each prints a
@@ -24,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -34,12 +36,15 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
+import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
+from seeds import processor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from mnist_lightning.augment import to_pixels, warp
 from mnist_lightning.callbacks import Throughput
+from mnist_lightning.checkpoint import NETWORK_SETTINGS
 from mnist_lightning.cli import keep_freed_memory
 from mnist_lightning.data import MNISTDataModule
 from mnist_lightning.network import ConvNet
@@ -48,53 +53,101 @@ BASE = Path(__file__).parents[1] / "configs" / "base.yaml"
 Rows = list[dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class Case:
+    """What is trained.
+
+    Attributes:
+        config: A configuration that lies over base.yaml, or none.
+        batch: Images a step.
+        steps: Steps an epoch.
+    """
+
+    config: Path | None = None
+    batch: int = 64
+    steps: int = 60
+
+    @property
+    def images(self) -> int:
+        """Images an epoch."""
+        return min(self.batch * self.steps, 60_000)
+
+    @property
+    def configs(self) -> list[Path]:
+        """Configurations, as `fit` takes them."""
+        return [BASE, self.config] if self.config else [BASE]
+
+    def settings(self, part: str) -> dict[str, Any]:
+        """Return what the configurations say of `model`, `data` or `trainer`."""
+        settings: dict[str, Any] = {}
+        for path in self.configs:
+            settings |= yaml.safe_load(path.read_text()).get(part, {})
+        return settings
+
+    @property
+    def bfloat16(self) -> bool:
+        """Tell whether the configurations ask for half precision."""
+        return self.settings("trainer").get("precision") == "bf16-mixed"
+
+    def network(self) -> ConvNet:
+        """Return the network with its initial weights, on the CPU."""
+        model = self.settings("model")
+        return ConvNet(**{name: model[name] for name in NETWORK_SETTINGS})
+
+
 # -- what is timed: one turn each, in a process of its own
 
 
-def fit(batch: int, steps: int, processes: int = 1) -> tuple[float, float]:
+def fit(case: Case, *flags: str) -> tuple[float, float]:
     """Run the real command for two epochs: images/s in the second, and peak memory in GB."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "mnist_lightning", "fit", f"--config={BASE}"]
-        command += [f"--data.batch_size={batch}", f"--data.train_size={batch * steps}"]
-        command += ["--data.val_size=0", "--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
-        command += [
-            f"--trainer.devices={processes}",
-            f"--trainer.logger.init_args.save_dir={folder}",
-        ]
+        command = [sys.executable, "-m", "mnist_lightning", "fit"]
+        command += [f"--config={path}" for path in case.configs]
+        command += [f"--data.batch_size={case.batch}", f"--data.train_size={case.images}"]
+        command += ["--data.val_size=0", "--trainer.max_epochs=2", *flags]
+        command += [f"--trainer.logger.init_args.save_dir={folder}"]
         with open(Path(folder) / "output.txt", "w+") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             output.seek(0)
             assert process.returncode == 0, output.read()
-        rate = logged_rate(Path(folder) / "base" / "version_0")
+        (run,) = Path(folder).glob("*/version_0")
+        rate = logged_rate(run)
     return rate, usage.ru_maxrss / (2**20 if sys.platform == "linux" else 2**30)
 
 
-def plain_loop(batch: int, steps: int, tuned_allocator: bool = True) -> float:
+def plain_loop(case: Case, tuned_allocator: bool = True) -> float:
     """Do what `fit` does without Lightning: images/s in the second of two epochs."""
     if tuned_allocator:
         keep_freed_memory()
-    data = training_data(batch, steps)
-    step = training_step(ConvNet().to(memory_format=torch.channels_last), total_steps=2 * steps)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data = training_data(case)
+    data.train_images = data.train_images.to(device)
+    data.train_labels = data.train_labels.to(device)
+    batches = data.train_dataloader()
+    network = case.network().to(device).to(memory_format=torch.channels_last)
+    step = training_step(network, 2 * len(batches), bfloat16=case.bfloat16)
     for _ in range(2):
         started = None
-        for images, labels, matrices in data.train_dataloader():
+        for images, labels, *matrices in batches:
             started = started or time.perf_counter()
-            step(warp(to_pixels(images), matrices), labels)
+            pixels = to_pixels(images)
+            loss = step(warp(pixels, *matrices) if matrices else pixels, labels)
+        loss.item()  # a GPU has not finished when it is asked to
     assert started
-    return batch * steps / (time.perf_counter() - started)
+    return case.images / (time.perf_counter() - started)
 
 
-def obvious_port(batch: int, steps: int, augment: bool) -> float:
+def obvious_port(case: Case, augment: bool) -> float:
     """Train as tutorials do, image by image, in torch's default layout: images/s."""
     from torch.utils.data import DataLoader, Subset
     from torchvision import datasets, transforms
 
     affine = transforms.RandomAffine(8, (0.08, 0.08), (0.92, 1.08), math.degrees(0.3))
     transform = transforms.Compose([*([affine] if augment else []), transforms.ToTensor()])
-    images = Subset(datasets.MNIST("data", transform=transform), range(batch * steps))
-    loader = DataLoader(images, batch, shuffle=True, num_workers=2, persistent_workers=True)
+    images = Subset(datasets.MNIST("data", transform=transform), range(case.images))
+    loader = DataLoader(images, case.batch, shuffle=True, num_workers=2, persistent_workers=True)
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
             accelerator="cpu",
@@ -102,16 +155,16 @@ def obvious_port(batch: int, steps: int, augment: bool) -> float:
             callbacks=[Throughput()],
             logger=TensorBoardLogger(folder, "", ""),
         )
-        trainer.fit(ObviousModule(), loader)
+        trainer.fit(ObviousModule(case.network()), loader)
         return logged_rate(Path(folder))
 
 
 class ObviousModule(pl.LightningModule):
     """The same network as a first Lightning module would hold it."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: ConvNet) -> None:
         super().__init__()
-        self.network = ConvNet()
+        self.network = network
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
@@ -127,7 +180,7 @@ class ObviousModule(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
 
-def keras_port(batch: int, steps: int) -> float:
+def keras_port(case: Case) -> float:
     """Train the article's network with its generator in today's Keras: images/s."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     from tensorflow import keras
@@ -154,21 +207,21 @@ def keras_port(batch: int, steps: int) -> float:
         shear_range=math.degrees(0.3),
         zoom_range=0.08,
     )
-    data = training_data(batch, steps)
-    images = data.images[: batch * steps].unsqueeze(3).float().div(255).numpy()
-    batches = generator.flow(images, data.labels[: batch * steps].numpy(), batch_size=batch)
+    data = training_data(case)
+    images = data.images[: case.images].unsqueeze(3).float().div(255).numpy()
+    batches = generator.flow(images, data.labels[: case.images].numpy(), batch_size=case.batch)
     network.fit(batches, verbose=0)
     started = time.perf_counter()
     network.fit(batches, verbose=0)
-    return batch * steps / (time.perf_counter() - started)
+    return case.images / (time.perf_counter() - started)
 
 
-def machine_limit() -> float:
+def machine_limit(case: Case) -> float:
     """Divide the rate of a large matrix product by the network's arithmetic: images/s."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
-        ConvNet()(torch.rand(2, 1, 28, 28)).sum().backward()
+        case.network()(torch.rand(2, 1, 28, 28)).sum().backward()
     a, b = torch.rand(2, 2048, 2048)
     times = []
     for _ in range(10):
@@ -181,9 +234,10 @@ def machine_limit() -> float:
 # -- what they share
 
 
-def training_data(batch: int, steps: int) -> MNISTDataModule:
+def training_data(case: Case) -> MNISTDataModule:
     """Return the data of `fit`'s command, ready."""
-    data = MNISTDataModule(batch_size=batch, train_size=batch * steps, val_size=0)
+    settings = case.settings("data") | {"batch_size": case.batch, "train_size": case.images}
+    data = MNISTDataModule(**settings | {"val_size": 0})
     data.prepare_data()
     data.setup("fit")
     return data
@@ -197,18 +251,19 @@ def logged_rate(folder: Path) -> float:
 
 def training_step(
     network: nn.Module, total_steps: int, fused: bool = True, bfloat16: bool = False
-) -> Callable[[Tensor, Tensor], None]:
+) -> Callable[[Tensor, Tensor], Tensor]:
     """Return a function of pixels and labels that trains the network by one step."""
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3, fused=fused)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps)
 
-    def step(pixels: Tensor, labels: Tensor) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+    def step(pixels: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=bfloat16):
             loss = F.cross_entropy(network(pixels), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         scheduler.step()
+        return loss
 
     return step
 
@@ -251,43 +306,40 @@ def spread(values: list[float], form: str = ",.0f") -> str:
 # -- the subcommands
 
 
-def train(options: argparse.Namespace) -> Rows:
+def train(case: Case, turns: int) -> Rows:
     """Compare fit with a plain loop, the obvious port, Keras and the machine's limit."""
-    size = options.batch, options.steps
-    training_data(*size)  # so that the files are there
+    training_data(case)  # so that the files are there
     rows: dict[str, Callable[[], float]] = {
-        "fit": lambda: fit(*size)[0],
-        "plain loop": partial(fresh, plain_loop, *size),
-        "obvious port": partial(fresh, obvious_port, *size, True),
-        "obvious port, not augmented": partial(fresh, obvious_port, *size, False),
-        "machine's limit": partial(fresh, machine_limit),
+        "fit": lambda: fit(case)[0],
+        "plain loop": partial(fresh, plain_loop, case),
+        "obvious port": partial(fresh, obvious_port, case, True),
+        "obvious port, not augmented": partial(fresh, obvious_port, case, False),
+        "machine's limit": partial(fresh, machine_limit, case),
     }
-    if find_spec("tensorflow") and find_spec("scipy"):
-        rows["Keras"] = partial(fresh, keras_port, *size)
-    rates = take_turns(rows, options.turns)
-    reference = rates["fit"]
+    if find_spec("tensorflow") and find_spec("scipy") and not case.config:
+        rows["Keras"] = partial(fresh, keras_port, case)
+    rates = take_turns(rows, turns)
     return [
         {
-            "batch": options.batch,
+            "batch": case.batch,
             "row": name,
             "images/s": f"{statistics.median(values):,.0f}",
             "low to high": spread(values),
             # The ratio of each turn's neighbours, which a slow minute of the machine leaves alone.
-            "fit is": _ratio(reference, values),
+            "fit is": _ratio(rates["fit"], values),
         }
         for name, values in rates.items()
     ]
 
 
-def levers(options: argparse.Namespace) -> Rows:
+def levers(case: Case, turns: int) -> Rows:
     """Time a step on one batch with one choice changed at a time."""
     keep_freed_memory()
-    data = training_data(options.batch, 1)
-    images, labels, matrices = next(iter(data.train_dataloader()))
-    pixels = warp(to_pixels(images), matrices)
+    images, labels, *_ = next(iter(training_data(case).train_dataloader()))
+    pixels = to_pixels(images)
 
     def network(change: str) -> nn.Module:
-        net: nn.Module = ConvNet(tuple(options.channels), options.hidden)
+        net: nn.Module = case.network()
         for name, layer in list(net.named_children()):
             if change == "biases before batch norm" and getattr(layer, "bias", 0) is None:
                 layer.bias = nn.Parameter(torch.zeros(layer.weight.shape[0]))  # type: ignore
@@ -314,22 +366,20 @@ def levers(options: argparse.Namespace) -> Rows:
             step(pixels, labels)
 
         rows[change] = partial(_per_call, step, pixels, labels)
-    times = take_turns(rows, 4 * options.turns)
-    size = options.batch, options.steps
+    times = take_turns(rows, 4 * turns)
     rates = take_turns(
         {
-            "fresh": partial(fresh, plain_loop, *size),
-            "freed memory goes back to the kernel": partial(fresh, plain_loop, *size, False),
+            "fresh": partial(fresh, plain_loop, case),
+            "freed memory goes back to the kernel": partial(fresh, plain_loop, case, False),
         },
-        options.turns,
+        turns,
     )
-    tuned = [options.batch / rate for rate in rates.pop("fresh")]
+    tuned = [case.batch / rate for rate in rates.pop("fresh")]
     both = [(name, times["as it is"], values) for name, values in times.items()]
-    both += [(name, tuned, [options.batch / r for r in values]) for name, values in rates.items()]
+    both += [(name, tuned, [case.batch / r for r in values]) for name, values in rates.items()]
     return [
         {
-            "batch": options.batch,
-            "channels": "-".join(map(str, options.channels)),
+            "batch": case.batch,
             "step": name,
             "n": len(values),
             "ms": f"{1000 * statistics.median(values):.1f}",
@@ -340,11 +390,11 @@ def levers(options: argparse.Namespace) -> Rows:
     ]
 
 
-def parts(options: argparse.Namespace) -> Rows:
+def parts(case: Case, turns: int) -> Rows:
     """Time the parts of a plain step, and Lightning's share as fit's step less the plain one."""
     keep_freed_memory()
-    data = training_data(options.batch, options.steps)
-    network = ConvNet().to(memory_format=torch.channels_last)
+    data = training_data(case)
+    network = case.network().to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3, fused=True)
     times: dict[str, list[float]] = {}
     clock = time.perf_counter()
@@ -356,9 +406,10 @@ def parts(options: argparse.Namespace) -> Rows:
         clock = now
 
     def epoch() -> None:
-        for images, labels, matrices in data.train_dataloader():
+        for images, labels, *matrices in data.train_dataloader():
             lap("index")
-            pixels = warp(to_pixels(images), matrices)
+            pixels = to_pixels(images)
+            pixels = warp(pixels, *matrices) if matrices else pixels
             lap("warp")
             loss = F.cross_entropy(network(pixels), labels)
             lap("forward")
@@ -370,22 +421,21 @@ def parts(options: argparse.Namespace) -> Rows:
 
     epoch()  # to warm up
     times.clear()
-    for _ in range(options.turns):
+    for _ in range(turns):
         clock = time.perf_counter()
         epoch()
-    size = options.batch, options.steps
     rates = take_turns(
-        {"fit": lambda: fit(*size)[0], "plain": partial(fresh, plain_loop, *size)}, options.turns
+        {"fit": lambda: fit(case)[0], "plain": partial(fresh, plain_loop, case)}, turns
     )
     times["Lightning, logging, schedule"] = [
-        options.batch / of_fit - options.batch / plain
+        case.batch / of_fit - case.batch / plain
         for of_fit, plain in zip(rates["fit"], rates["plain"], strict=True)
     ]
     medians = {name: statistics.median(values) for name, values in times.items()}
     total = sum(medians.values())
     rows = [
         {
-            "batch": options.batch,
+            "batch": case.batch,
             "part": name,
             "n": len(times[name]),
             "ms": f"{1000 * median:.2f}",
@@ -399,10 +449,10 @@ def parts(options: argparse.Namespace) -> Rows:
     total = sum(event.self_cpu_time_total for event in kernels)
     rows += [
         {
-            "batch": options.batch,
+            "batch": case.batch,
             "part": f"`{event.key}`",
             "n": event.count,
-            "ms": f"{event.self_cpu_time_total / 1000 / options.steps:.2f}",
+            "ms": f"{event.self_cpu_time_total / 1000 / case.steps:.2f}",
             "share": f"{event.self_cpu_time_total / total:.1%}",
         }
         for event in kernels[:14]
@@ -410,12 +460,11 @@ def parts(options: argparse.Namespace) -> Rows:
     return rows
 
 
-def predict(options: argparse.Namespace) -> Rows:
+def predict(case: Case, turns: int) -> Rows:
     """Time the network in eval mode: batches for their rate, single images for their latency."""
     keep_freed_memory()
-    data = training_data(2, 1)
-    pixels = to_pixels(data.images[:2000])
-    network = ConvNet().to(memory_format=torch.channels_last).eval()
+    pixels = to_pixels(training_data(case).images[:2000])
+    network = case.network().to(memory_format=torch.channels_last).eval()
     engines: dict[str, Callable[[Tensor], Any]] = {"torch": torch.inference_mode()(network)}
     if find_spec("onnxruntime") and find_spec("onnxscript"):
         engines["onnxruntime"] = _onnx(network)
@@ -426,7 +475,7 @@ def predict(options: argparse.Namespace) -> Rows:
     sizes = (1, 32, 100, 250, 500, 1000, 2000)
     rates = take_turns(
         {f"{name} {b}": partial(rate, run, b) for name, run in engines.items() for b in sizes},
-        options.turns,
+        turns,
     )
     rows: Rows = [
         {
@@ -447,9 +496,9 @@ def predict(options: argparse.Namespace) -> Rows:
     return rows
 
 
-def start(options: argparse.Namespace) -> Rows:
+def start(case: Case, turns: int) -> Rows:
     """Time whole processes: the bare import, --help, and a fit of one step."""
-    training_data(2, 1)
+    training_data(case)
     python, module = sys.executable, "mnist_lightning"
     with tempfile.TemporaryDirectory() as folder:
         commands = {
@@ -465,7 +514,7 @@ def start(options: argparse.Namespace) -> Rows:
             name: partial(seconds, partial(subprocess.run, command, **quiet))
             for name, command in commands.items()
         }
-        times = take_turns(calls, options.turns)
+        times = take_turns(calls, turns)
     reference = times["import lightning.pytorch.cli"]
     return [
         {
@@ -478,24 +527,42 @@ def start(options: argparse.Namespace) -> Rows:
     ]
 
 
-def scale(options: argparse.Namespace) -> Rows:
-    """Time fit over batch sizes and processes; each process of two has one thread."""
-    training_data(2, 1)
-    cases = {
-        f"{batch} {processes}": partial(fit, batch, min(options.steps, 60_000 // batch), processes)
-        for batch in (32, 128, 512, 2048)
-        for processes in (1, 2)
+def scale(case: Case, turns: int) -> Rows:
+    """Time fit over batch sizes, images, processes and members, one changed at a time."""
+    training_data(case)
+    # Fewer steps of a larger batch, so that no turn takes long.
+    batches = {
+        f"batch {batch}": replace(case, batch=batch, steps=max(8, 64 * case.steps // batch))
+        for batch in (32, 64, 128, 256, 512, 2048)
     }
-    return [
-        {
-            "batch": int(label.split()[0]),
-            "processes": int(label.split()[1]),
-            "images/s": f"{statistics.median(rate for rate, _ in values):,.0f}",
-            "low to high": spread([rate for rate, _ in values]),
-            "peak GB a process": f"{max(memory for _, memory in values):.2f}",
-        }
-        for label, values in take_turns(cases, options.turns).items()
-    ]
+    calls: dict[str, Callable[[], Any]] = {}
+    for name, each in batches.items():
+        calls[name] = partial(fit, each)
+        calls[f"{name}, plain loop"] = partial(fresh, plain_loop, each)
+    for name, each in {
+        f"{case.images:,} images": case,
+        f"{4 * case.images:,} images": replace(case, steps=4 * case.steps),
+    }.items():
+        calls[name] = partial(fit, each)
+    for processes in (1, 2):  # each of two has one thread
+        calls[f"{processes} process(es)"] = partial(
+            fit, case, "--trainer.accelerator=cpu", f"--trainer.devices={processes}"
+        )
+    for members in (1, 2, 5):
+        calls[f"{members} member(s)"] = partial(fit, case, f"--model.members={members}")
+    results = take_turns(calls, turns)
+    rows = []
+    for name, values in results.items():
+        if name.endswith("plain loop"):
+            continue
+        rates = [rate for rate, _ in values]
+        plain = results.get(f"{name}, plain loop")
+        row = {"fit with": name, "images/s": f"{statistics.median(rates):,.0f}"}
+        row["low to high"] = spread(rates)
+        row["of the plain loop"] = _ratio(rates, plain) if plain else ""
+        row["peak GB a process"] = f"{max(memory for _, memory in values):.2f}"
+        rows.append(row)
+    return rows
 
 
 def _per_call(function: Callable[..., Any], *arguments: Any) -> float:
@@ -525,23 +592,19 @@ def _onnx(network: nn.Module) -> Callable[[Tensor], Any]:
     return lambda pixels: session.run(None, {"pixels": pixels.numpy()})
 
 
-def header(options: argparse.Namespace) -> str:
+def header(case: Case, turns: int) -> str:
     """Say on what, with what and by which command the table was made."""
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(
-            (line.split(": ")[1] for line in lines if line.startswith("model name")), model
-        )
     packages = ["torch", "lightning"]
     packages += [
         name for name in ("onnxruntime", "tensorflow-cpu") if find_spec(name.split("-")[0])
     ]
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    precision = "bfloat16" if case.bfloat16 else "float32"
     return (
         f"`python scripts/benchmark.py {' '.join(sys.argv[1:])}`, {time.strftime('%Y-%m-%d')}: "
-        f"{model}, {torch.get_num_threads()} threads, float32; Python {platform.python_version()}, "
-        f"{versions}; median of n = {options.turns} turns in alternation."
+        f"{processor()}, {torch.get_num_threads()} threads, {precision}; "
+        f"Python {platform.python_version()}, {versions}; "
+        f"median of n = {turns} turns in alternation."
     )
 
 
@@ -554,6 +617,7 @@ def main() -> None:
     shared.add_argument("--turns", type=int, default=5, help="turns of each row (default: 5)")
     shared.add_argument("--batch", type=int, default=64, help="images a step (default: 64)")
     shared.add_argument("--steps", type=int, default=60, help="steps of a turn (default: 60)")
+    shared.add_argument("--config", type=Path, help="configuration to lay over base.yaml")
     shared.add_argument("--json", type=Path, metavar="FILE", help="append the rows to this file")
     commands = parser.add_subparsers(dest="command", required=True)
     for function in (train, levers, parts, predict, start, scale):
@@ -562,13 +626,11 @@ def main() -> None:
             function.__name__, parents=[shared], help=function.__doc__, description=function.__doc__
         )
         command.set_defaults(function=function)
-        if function is levers:
-            command.add_argument("--channels", type=int, nargs="+", default=[32, 64])
-            command.add_argument("--hidden", type=int, default=512)
     options = parser.parse_args()
 
-    head = header(options)
-    rows = options.function(options)
+    case = Case(options.config, options.batch, options.steps)
+    head = header(case, options.turns)
+    rows = options.function(case, options.turns)
     print(f"{head}\n")
     print(f"| {' | '.join(rows[0])} |")
     print(f"|{'---|' * len(rows[0])}")

@@ -23,6 +23,7 @@ TABLES = [
             "base_60000": "`base.yaml` on all 60,000 images: peak 3e-3, batch 128",
             "base": "`base.yaml`, 5,000 images held out",
             "fast": "`fast.yaml` over it: one epoch, a smaller network, no warps",
+            "fast_7_epochs": "+ 7 epochs and half of the warps",
         },
     ),
     (
@@ -103,7 +104,8 @@ def page(read: Callable[[str], list[dict[str, Any]]]) -> str:
         parts.append(HEAD + "\n".join(row(lines, names[name]) for name, lines in rows) + "\n")
         for name, lines in rows:
             seeds = " ".join(str(seed) for seed in sorted(line["seed"] for line in lines))
-            predict = f" --predict {lines[0]['predict']}" if "predict" in lines[0] else ""
+            sets = {line["predict"] for line in lines if "predict" in line}
+            predict = "".join(f" --predict {set_}" for set_ in sets)
             fit = lines[0]["command"].removeprefix("fit ")
             command = f"python scripts/seeds.py {name} --test{predict} --seeds {seeds} {fit}"
             commands.append(f"    {command}\n")

@@ -85,12 +85,20 @@ def run(
         )
         result.update(trainer.test(classifier, data, verbose=False)[0])
     result["settings"] = settings
-    result["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    result["machine"] = f"{processor()}, {torch.get_num_threads()} threads"
     result["versions"] = {name: version(name) for name in ("torch", "lightning")}
     if predict:
         result["predict"] = predict
     result["command"] = f"fit {' '.join(fit_arguments)}"
     return result
+
+
+def processor() -> str:
+    """Return the name of this machine's processor."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def show(lines: list[dict[str, Any]]) -> None:
