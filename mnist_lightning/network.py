@@ -57,9 +57,8 @@ class ConvNet(nn.Sequential):
         for block, out_channels in enumerate(channels, start=1):
             for number in range(1, convolutions + 1):
                 i += 1
-                layers[f"conv{i}"] = nn.Conv2d(
-                    in_channels, out_channels, kernel_size, bias=not batch_norm
-                )
+                conv = nn.Conv2d(in_channels, out_channels, kernel_size, bias=not batch_norm)
+                layers[f"conv{i}"] = conv
                 if batch_norm:
                     layers[f"norm{i}"] = nn.BatchNorm2d(out_channels)
                 # Before ReLU the result is the same, and ReLU is left a quarter to do.
