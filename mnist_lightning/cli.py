@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 import lightning.pytorch as pl
 import torch
 from jsonargparse.typing import restricted_number_type
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -131,6 +132,11 @@ class CLI(LightningCLI):
                 config.trainer.limit_val_batches = 0
             self.checkpoints = checkpoints(validates=config.trainer.limit_val_batches != 0)
             always = [LoseNothing(self.checkpoints[-1]), Throughput(), *self.checkpoints]
+            if config.trainer.enable_progress_bar is not False and not _has_bar(
+                config.trainer.callbacks
+            ):
+                # Lightning's own draws itself in each step, for 1.5% of its time.
+                always.append(TQDMProgressBar(refresh_rate=10))
             self.trainer_defaults["callbacks"] = always
         else:
             config.trainer.logger = config.trainer.enable_checkpointing = False
@@ -197,6 +203,11 @@ class CLI(LightningCLI):
         if isinstance(self.trainer.logger, TensorBoardLogger):
             folder = self.trainer.logger.save_dir
             print(f"see curves  {python} -m tensorboard.main --logdir {folder}")
+
+
+def _has_bar(callbacks: Any) -> bool:
+    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+    return any("ProgressBar" in callback.class_path for callback in callbacks if callback)
 
 
 def keep_freed_memory() -> None:

@@ -1,10 +1,12 @@
 import csv
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import CONFIGS, SMOKE, call
+from lightning.pytorch.callbacks import ProgressBar
 
 from mnist_lightning import cli
 
@@ -172,6 +174,30 @@ def test_a_flag_after_a_config_wins(
 ) -> None:
     config = printed(monkeypatch, capsys, *SMOKE, "--model.hidden=7")
     assert config["model"]["hidden"] == 7 and config["model"]["channels"] == [4, 8]
+
+
+@pytest.mark.parametrize(
+    ("flag", "rates"),
+    [
+        ("--trainer.callbacks=[]", [10]),
+        ("--trainer.enable_progress_bar=false", []),
+        ("--trainer.callbacks+=TQDMProgressBar", [1]),
+    ],
+)
+def test_there_is_one_progress_bar_where_one_is_wanted(
+    flag: str, rates: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found: list[int] = []
+
+    def look(self: cli.CLI) -> None:
+        bars = [each for each in self.trainer.callbacks if isinstance(each, ProgressBar)]
+        found.extend(bar.refresh_rate for bar in bars)  # type: ignore[attr-defined]
+        sys.exit()
+
+    monkeypatch.setattr(cli.CLI, "before_fit", look, raising=False)
+    monkeypatch.chdir(tmp_path)
+    call(monkeypatch, "fit", *SMOKE, flag)
+    assert found == rates
 
 
 def test_help_fits_on_a_screen(
