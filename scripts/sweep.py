@@ -1,0 +1,337 @@
+"""Finds settings of `fit` by their accuracy on validation images, with Optuna.
+
+    python scripts/sweep.py rates --trials 20 --config configs/base.yaml --trainer.max_epochs 3 \
+        --search model.learning_rate=1e-3:1e-2:log data.rotation=0:15 data.batch_size=64,128,256
+    python scripts/sweep.py rates --show
+
+What is no option of this script goes to `fit`. Each entry of `--search` is one of
+
+    KEY=LOW:HIGH          whole numbers where both are written as such, else any
+    KEY=LOW:HIGH:log      the same, with equal chances for equal ratios
+    KEY=A,B,[C,D]         one of these, passed as it is written
+
+A trial is a `fit` without callbacks in runs/sweeps/NAME/trial_N; what it prints is in trial_N.txt
+beside it. It counts by the accuracy of its last epoch, not of its best one. It is stopped where it
+lags behind the median of the others, but not before its second validation: a schedule's first
+epochs say little. All train with one seed, so that they differ by their settings alone. The best of
+many is also lucky: measure it over other seeds, with scripts/seeds.py. No test image is read.
+
+The study lies in a database, and the same command goes on with it after a kill. Several processes
+share the work where each runs the command; on several machines, with a database that all reach. A
+trial whose process gave no sign of life for 30 s is done again with the same settings, from its
+newest checkpoint where its folder has one.
+"""
+
+import argparse
+import fcntl
+import logging
+import math
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mnist_lightning.checkpoint import newest_checkpoint
+
+try:
+    import optuna
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.exceptions import ExperimentalWarning, OptunaError, UpdateFinishedTrialError
+    from optuna.storages import RetryHeartbeatStaleTrialCallback as Retry
+    from optuna.trial import FrozenTrial, TrialState
+    from sqlalchemy.exc import SQLAlchemyError
+except ModuleNotFoundError as error:
+    sys.exit(f"error: {error.name} is missing: pip install 'mnist_lightning[sweep]'")
+
+Space = CategoricalDistribution | FloatDistribution | IntDistribution
+
+HEARTBEAT, GRACE = 10, 30  # seconds between signs of life, and without one until a trial is dead
+POLL = 1.0  # seconds between two looks at a trial's curves
+OWN_FLAGS = (
+    "--ckpt_path",
+    "--seed_everything",
+    "--trainer.callbacks",
+    "--trainer.enable_progress_bar",
+    "--trainer.logger",
+)
+
+
+def parse_search(entries: list[str]) -> dict[str, Space]:
+    """Turn the entries of `--search` into each key's range or choices.
+
+    Raises:
+        ValueError: If there is none, one can't be read, or two are for one key.
+    """
+    if not entries:
+        raise ValueError("nothing is searched: --search KEY=LOW:HIGH is missing")
+    search: dict[str, Space] = {}
+    for entry in entries:
+        key, _, values = entry.partition("=")
+        if key in search:
+            raise ValueError(f"--search {entry}: there is a range for {key} already")
+        try:
+            search[key] = _space(values)
+        except ValueError as error:
+            raise ValueError(f"--search {entry}: {error}") from error
+    return search
+
+
+def _space(values: str) -> Space:
+    choices = re.split(r",(?![^\[]*\])", values)  # not at the commas within a list
+    if len(choices) > 1 and all(choices):
+        return CategoricalDistribution(choices)
+    found = re.fullmatch("([^:,]+):([^:,]+)(:log)?", values)
+    if not found:
+        raise ValueError("it is not KEY=LOW:HIGH, KEY=LOW:HIGH:log or KEY=A,B,C")
+    low, high, log = found.groups()
+    if all(re.fullmatch("-?[0-9]+", bound) for bound in (low, high)):
+        return IntDistribution(int(low), int(high), log=bool(log))
+    if not math.isfinite(float(high) - float(low)):
+        raise ValueError("the range is not finite")
+    return FloatDistribution(float(low), float(high), log=bool(log))
+
+
+def check(fit_arguments: list[str], search: dict[str, Space]) -> None:
+    """Refuse what this script would overwrite, and having no images to choose by.
+
+    Raises:
+        ValueError: If there is such a flag.
+    """
+    given = [argument.split("=")[0] for argument in fit_arguments]
+    searched = [f"--{key}" for key in search]
+    for flag in given + searched:
+        if flag.startswith(OWN_FLAGS) or (flag in given and flag in searched):
+            raise ValueError(f"{flag} is set by this script")
+    if re.search(r"--data\.val_size[= ]0( |$)", " ".join(fit_arguments)):
+        raise ValueError("--data.val_size 0 holds out no images to choose by")
+
+
+def run(
+    trial: optuna.Trial, name: str, search: dict[str, Space], fit_arguments: list[str]
+) -> float:
+    """Train one network in a process of its own and return its last val/accuracy.
+
+    Raises:
+        optuna.TrialPruned: If it lags behind; it is stopped then.
+        ChildProcessError: If it fails.
+    """
+    # One sampler for all would begin anew with each process, and choose what another one has.
+    trial.study.sampler = optuna.samplers.TPESampler(seed=trial.number)
+    flags = [f"--{key}={suggest(trial, key, space)}" for key, space in search.items()]
+    number = run_number(trial.study.trials[trial.number])
+    folder = Path("runs") / "sweeps" / name / f"trial_{number}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log = folder.with_suffix(".txt")
+    with log.open("a") as output:
+        # The child holds the lock too: where it has outlived a killed script, this waits for it.
+        fcntl.flock(output, fcntl.LOCK_EX)
+        command = fit_command(folder, [*fit_arguments, *flags], again=number != trial.number)
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            accuracies = follow(trial, child, folder)
+        finally:
+            child.terminate()
+            child.wait()
+    if child.returncode:
+        last = log.read_text(errors="replace").strip().split("\n")[-1]
+        code = child.returncode
+        raise ChildProcessError(f"trial {number} failed with exit code {code}, see {log}: {last}")
+    if not accuracies:
+        raise ChildProcessError(f"trial {number} had no validation: are images held out for it?")
+    return accuracies[-1]
+
+
+def suggest(trial: optuna.Trial, key: str, space: Space) -> str | float:
+    """Return the sampler's choice of one setting."""
+    if isinstance(space, CategoricalDistribution):
+        return str(trial.suggest_categorical(key, space.choices))
+    if isinstance(space, IntDistribution):
+        return trial.suggest_int(key, space.low, space.high, log=space.log)
+    return trial.suggest_float(key, space.low, space.high, log=space.log)
+
+
+def run_number(trial: FrozenTrial) -> int:
+    """Return the number of a trial's run: of one that is done again, its first time's."""
+    first = Retry.retried_trial_number(trial)
+    return trial.number if first is None else first
+
+
+def fit_command(folder: Path, fit_arguments: list[str], again: bool) -> list[str]:
+    """Return the command that trains in a folder; `again` goes on from its newest checkpoint."""
+    init = "--trainer.logger.init_args"
+    command = [sys.executable, "-m", "mnist_lightning", "fit", *fit_arguments]
+    command += ["--trainer.callbacks=[]", "--trainer.enable_progress_bar=false"]
+    command += ["--trainer.logger=TensorBoardLogger", f"{init}.default_hp_metric=false"]
+    command += [
+        f"{init}.save_dir={folder.parent}",
+        f"{init}.name=",
+        f"{init}.version={folder.name}",
+    ]
+    checkpoint, _ = newest_checkpoint(folder)
+    if checkpoint is None:
+        shutil.rmtree(folder, ignore_errors=True)  # its curves would be taken for the new run's
+    elif again:  # or else `fit` refuses to write over another study's run
+        command += [f"--ckpt_path={checkpoint}"]  # `auto` would be the newest of all trials
+    return command
+
+
+def follow(trial: optuna.Trial, child: subprocess.Popen[bytes], folder: Path) -> list[float]:
+    """Report each validation's accuracy when it is written; return all when the child has ended.
+
+    Raises:
+        optuna.TrialPruned: If they lag behind.
+    """
+    folder.mkdir(exist_ok=True)
+    scalars = EventAccumulator(str(folder))
+    num_reported = 0
+    while True:
+        ended = child.poll() is not None  # asked first, so that the last look sees all
+        scalars.Reload()
+        logged = "val/accuracy" in scalars.Tags()["scalars"]
+        accuracies = [e.value for e in scalars.Scalars("val/accuracy")] if logged else []
+        for step in range(num_reported, len(accuracies)):
+            try:
+                trial.report(accuracies[step], step)
+            except UpdateFinishedTrialError:
+                sys.exit("error: another process has taken over the trial: this one was too silent")
+        num_reported = max(num_reported, len(accuracies))  # a run that goes on takes some back
+        if ended:
+            return accuracies
+        if trial.should_prune():
+            raise optuna.TrialPruned
+        time.sleep(POLL)
+
+
+def open_study(name: str, url: str, create: bool) -> optuna.Study:
+    """Return the study of this name from a database, whichever process began it.
+
+    Raises:
+        KeyError: If there is none and `create` is false.
+    """
+    again = Retry(inherit_intermediate_values=False)  # the run's own curves hold them
+    storage = optuna.storages.RDBStorage(
+        url,
+        heartbeat_interval=HEARTBEAT,
+        grace_period=GRACE,
+        heartbeat_stale_trial_callback=again,
+    )
+    if not create:
+        return optuna.load_study(study_name=name, storage=storage)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1)
+    return optuna.create_study(
+        storage=storage, study_name=name, direction="maximize", pruner=pruner, load_if_exists=True
+    )
+
+
+def work(study: optuna.Study, num_trials: int, objective: Callable[[optuna.Trial], float]) -> None:
+    """Run trials until so many are done, here and by other processes."""
+    patience = 1  # what is wrong with the first trial is wrong with the command
+    while True:
+        states = [trial.state for trial in study.get_trials(deepcopy=False)]
+        num_done = states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED)
+        if num_done >= num_trials:
+            return
+        if num_done + states.count(TrialState.RUNNING) >= num_trials:
+            # Others run the last ones. If one of them dies, its trial is done here.
+            optuna.storages.fail_stale_trials(study)
+            time.sleep(POLL)
+            continue
+        try:
+            study.optimize(objective, n_trials=1, callbacks=[tell])
+            patience = 3
+        except ChildProcessError as error:
+            patience -= 1
+            if not patience:
+                sys.exit(f"error: {error}")
+            print(error, flush=True)
+
+
+def tell(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Print a trial that has ended."""
+    settings = " ".join(f"{key}={_short(value)}" for key, value in trial.params.items())
+    state = trial.state.name.lower()
+    print(f"trial {run_number(trial)}: {trial.value:.4f} {state}, {settings}", flush=True)
+
+
+def show(study: optuna.Study) -> None:
+    """Print the study's trials as a Markdown table, best first."""
+    trials = {run_number(trial): trial for trial in study.trials}  # each as it was the last time
+    keys = list(dict.fromkeys(key for trial in trials.values() for key in trial.params))
+    print(f"{study.study_name}: {study.user_attrs['command']}\n")
+    print(f"| trial | val/accuracy | state | {' | '.join(keys)} |")
+    print(f"|{'---|' * (3 + len(keys))}")
+    for trial in sorted(trials.values(), key=lambda t: (t.value is None, t.state, -(t.value or 0))):
+        value = "" if trial.value is None else f"{trial.value:.4f}"
+        settings = " | ".join(_short(trial.params.get(key, "")) for key in keys)
+        print(f"| {run_number(trial)} | {value} | {trial.state.name.lower()} | {settings} |")
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    """Parse the command line, run what is missing, and print the best settings."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("name", help="name of the study; its runs go to runs/sweeps/NAME")
+    parser.add_argument("--search", nargs="+", default=[], metavar="KEY=VALUES")
+    parser.add_argument(
+        "--trials", type=int, default=20, help="how many there shall be, finished or pruned (20)"
+    )
+    parser.add_argument("--seed", type=int, default=100, help="of all trained networks (100)")
+    database = "sqlite:///runs/sweeps.db"
+    parser.add_argument("--storage", default=database, metavar="URL", help=f"({database})")
+    parser.add_argument("--show", action="store_true", help="only print what is there")
+    options, fit_arguments = parser.parse_known_args()
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", ExperimentalWarning)
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of what a run takes back
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        # Optuna takes a KeyboardInterrupt for a failure; a trial that just ends is done again.
+        signal.signal(signum, lambda signum, frame: sys.exit(128 + signum))
+    try:
+        if options.show:
+            return show(open_study(options.name, options.storage, create=False))
+        if options.trials < 1:
+            raise ValueError("--trials must be 1 or more")
+        search = parse_search(options.search)
+        check(fit_arguments, search)
+        fit_arguments.append(f"--seed_everything={options.seed}")
+        command = f"--search {shlex.join(options.search)} {shlex.join(fit_arguments)}"
+        Path("runs").mkdir(exist_ok=True)
+        with open("runs/sweeps.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two processes can't make a database's tables at once
+            study = open_study(options.name, options.storage, create=True)
+            if study.user_attrs.get("command", command) != command:
+                raise ValueError(
+                    f"{options.name} has another command: {study.user_attrs['command']}"
+                )
+            study.set_user_attr("command", command)
+    except KeyError:
+        sys.exit(f"error: there is no study {options.name} yet")
+    except (ValueError, ImportError, SQLAlchemyError, OptunaError) as error:
+        sys.exit(f"error: {str(error).splitlines()[0]}")
+    objective = partial(run, name=options.name, search=search, fit_arguments=fit_arguments)
+    work(study, options.trials, objective)
+    best = study.best_trial
+    flags = [f"--{key}={value}" for key, value in best.params.items()]
+    print(f"best: trial {run_number(best)}, val/accuracy {best.value:.4f}")
+    print(f"python -m mnist_lightning fit {shlex.join([*fit_arguments, *flags])}")
+
+
+if __name__ == "__main__":
+    main()
