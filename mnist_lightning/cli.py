@@ -132,9 +132,8 @@ class CLI(LightningCLI):
                 config.trainer.limit_val_batches = 0
             self.checkpoints = checkpoints(validates=config.trainer.limit_val_batches != 0)
             always = [LoseNothing(self.checkpoints[-1]), Throughput(), *self.checkpoints]
-            if config.trainer.enable_progress_bar is not False and not _has_bar(
-                config.trainer.callbacks
-            ):
+            trainer = config.trainer
+            if trainer.enable_progress_bar is not False and not _has_bar(trainer.callbacks):
                 # Lightning's own draws itself in each step, for 1.5% of its time.
                 always.append(TQDMProgressBar(refresh_rate=10))
             self.trainer_defaults["callbacks"] = always
