@@ -140,7 +140,7 @@ class MNISTClassifier(pl.LightningModule):
         )  # counts batches where gradients accumulate too
         entropy = np.random.SeedSequence((self.seed, step, self.global_rank))
         seed = int(entropy.generate_state(1)[0])
-        # Not `torch.manual_seed`, which takes 2 ms to seed devices that are not there too.
+        # Not `torch.manual_seed`, which takes 1 ms to seed devices that are not there too.
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(seed)
