@@ -17,7 +17,15 @@ from mnist_lightning.network import ConvNet, Ensemble, members
 CHECKPOINT_FORMAT = 1
 
 # ConvNet's arguments, of all that a run's checkpoint knows.
-NETWORK_SETTINGS = "channels", "hidden", "dropout", "batch_norm", "convolutions", "kernel_size"
+NETWORK_SETTINGS = (
+    "channels",
+    "hidden",
+    "dropout",
+    "batch_norm",
+    "convolutions",
+    "kernel_size",
+    "padding",
+)
 
 # What the tools use where no checkpoint is named; README.md says how it was made.
 PRETRAINED = Path(__file__).parent / "pretrained.safetensors"

@@ -38,6 +38,7 @@ class MNISTClassifier(pl.LightningModule):
         batch_norm: False leaves out every batch norm, as the article's notebook does.
         convolutions: Number of convolutions in each block.
         kernel_size: Side of their kernels, in pixels.
+        padding: Black pixels that they see around their images.
         members: Number of independent networks; several make an ensemble, trained at once, each
             member with its own initial weights, dropout and warp of every image, on the mean of
             their losses. `train/accuracy` is then the mean of the members' own, all other figures
@@ -59,6 +60,7 @@ class MNISTClassifier(pl.LightningModule):
         batch_norm: bool = True,
         convolutions: int = 2,
         kernel_size: int = 3,
+        padding: int = 0,
         members: int = 1,
         learning_rate: float = 3e-3,
         schedule: Literal["one_cycle", "constant"] = "one_cycle",
@@ -69,7 +71,7 @@ class MNISTClassifier(pl.LightningModule):
         if not 0 < learning_rate < math.inf:
             raise ValueError(f"learning_rate {learning_rate} must be a finite number above 0")
         self.save_hyperparameters()
-        arguments = (channels, hidden, dropout, batch_norm, convolutions, kernel_size)
+        arguments = (channels, hidden, dropout, batch_norm, convolutions, kernel_size, padding)
         networks = [ConvNet(*arguments) for _ in range(members)]
         self.network = networks[0] if members == 1 else Ensemble(networks)
         # The layout that CPUs and tensor cores are fastest with.
@@ -111,8 +113,9 @@ class MNISTClassifier(pl.LightningModule):
                     f"after {steps:,}: resume with the max_epochs that it was started with"
                 )
 
-    def on_validation_start(self) -> None:
+    def on_validation_epoch_start(self) -> None:
         """Let all processes validate one network; batch norm's means are each one's own."""
+        # Not on_validation_start, which comes before callbacks put averaged weights in.
         self._share_statistics()
 
     def on_train_epoch_end(self) -> None:

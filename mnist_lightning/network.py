@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class ConvNet(nn.Sequential):
     """The article's CNN, with the batch norm that it describes.
 
-    For each entry of `channels` a block of convolutions without padding, each with batch norm and
-    ReLU, the last with a 2x2 max-pool before its ReLU; a hidden dense layer with batch norm, ReLU
+    For each entry of `channels` a block of convolutions, each with batch norm and ReLU, the last
+    with a 2x2 max-pool before its ReLU; a hidden dense layer with batch norm, ReLU
     and dropout; the output layer. Takes float `(B, 1, 28, 28)` in [0, 1], returns logits `(B, 10)`.
 
     A layer before a batch norm has no bias: the norm would subtract it again, at the cost of one
@@ -25,6 +25,8 @@ class ConvNet(nn.Sequential):
         batch_norm: False leaves out every batch norm, as the article's notebook does.
         convolutions: Number of convolutions in each block.
         kernel_size: Side of their kernels, in pixels.
+        padding: Black pixels that they see around their images; 0 leaves room for two blocks of
+            3x3 kernels, 1 keeps the size and leaves room for more.
 
     Attributes:
         settings: The arguments, as a file with weights keeps them.
@@ -42,11 +44,14 @@ class ConvNet(nn.Sequential):
         batch_norm: bool = True,
         convolutions: int = 2,
         kernel_size: int = 3,
+        padding: int = 0,
     ) -> None:
         sizes = {"hidden": hidden, "convolutions": convolutions, "kernel_size": kernel_size}
         for name, value in (*sizes.items(), *(("channels", each) for each in channels)):
             if value < 1:
                 raise ValueError(f"{name} {value} must be 1 or more")
+        if padding < 0:
+            raise ValueError(f"padding {padding} must be 0 or more")
         if not channels:
             raise ValueError("channels [] must hold one number or more")
         if not 0 <= dropout < 1:
@@ -57,8 +62,9 @@ class ConvNet(nn.Sequential):
         for block, out_channels in enumerate(channels, start=1):
             for number in range(1, convolutions + 1):
                 i += 1
-                conv = nn.Conv2d(in_channels, out_channels, kernel_size, bias=not batch_norm)
-                layers[f"conv{i}"] = conv
+                layers[f"conv{i}"] = nn.Conv2d(
+                    in_channels, out_channels, kernel_size, padding=padding, bias=not batch_norm
+                )
                 if batch_norm:
                     layers[f"norm{i}"] = nn.BatchNorm2d(out_channels)
                 # Before ReLU the result is the same, and ReLU is left a quarter to do.
@@ -66,7 +72,7 @@ class ConvNet(nn.Sequential):
                     layers[f"pool{block}"] = nn.MaxPool2d(2)
                 layers[f"relu{i}"] = nn.ReLU()
                 in_channels = out_channels
-            size = (size - convolutions * (kernel_size - 1)) // 2
+            size = (size - convolutions * (kernel_size - 1 - 2 * padding)) // 2
             if size < 1:
                 raise ValueError(
                     f"channels {list(channels)}: a 28x28 image has room for {block - 1} blocks of "
@@ -87,6 +93,7 @@ class ConvNet(nn.Sequential):
             "batch_norm": batch_norm,
             "convolutions": convolutions,
             "kernel_size": kernel_size,
+            "padding": padding,
         }
 
 

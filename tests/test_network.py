@@ -31,6 +31,13 @@ def test_a_block_has_as_many_convolutions_as_asked_for_and_one_pool() -> None:
     assert network.dense1.in_features == 8 * 4 * 4
 
 
+def test_padding_keeps_the_size_for_the_pools_alone_to_halve() -> None:
+    network = ConvNet((4, 8, 16), hidden=16, padding=1)
+    assert network.dense1.in_features == 16 * 3 * 3
+    network = ConvNet((4,), hidden=16, kernel_size=5, padding=1)
+    assert network.dense1.in_features == 4 * 12 * 12
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -38,6 +45,7 @@ def test_a_block_has_as_many_convolutions_as_asked_for_and_one_pool() -> None:
         {"channels": (4, 8)},
         {"channels": (4, 4, 4), "convolutions": 1},
         {"channels": (4,), "convolutions": 3, "kernel_size": 5},
+        {"channels": (4, 4, 4, 4), "padding": 1},
     ],
 )
 def test_images_become_ten_logits(arguments: dict) -> None:
@@ -53,6 +61,7 @@ def test_images_become_ten_logits(arguments: dict) -> None:
         ({"hidden": 0}, "hidden 0 must be 1 or more"),
         ({"convolutions": 0}, "convolutions 0 must be 1 or more"),
         ({"kernel_size": 0}, "kernel_size 0 must be 1 or more"),
+        ({"padding": -1}, "padding -1 must be 0 or more"),
         ({"channels": (8, 8, 8)}, "room for 2 blocks of 2 convolutions with kernels of 3"),
         ({"channels": (8,), "kernel_size": 15}, "room for 0 blocks"),
         ({"channels": ()}, "one number or more"),
