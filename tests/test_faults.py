@@ -30,6 +30,8 @@ from mnist_lightning.data import MNISTDataModule
 ONE = ["--trainer.accelerator=cpu", "--trainer.devices=1"]
 PICTURES = ["--trainer.callbacks+=mnist_lightning.callbacks.Pictures"]
 ENSEMBLE = [*ONE, *PICTURES, "--model.members=2"]
+AVERAGE = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9"]
+AVERAGED = [*ONE, *PICTURES, *AVERAGE]
 TWO = ["--trainer.accelerator=cpu", "--trainer.devices=2"]
 FOLDER = "runs/smoke/version_0"
 LAST = f"{FOLDER}/checkpoints/last.ckpt"
@@ -144,6 +146,9 @@ def send_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
         pytest.param("SIGINT", 3, ONE, 130, marks=pytest.mark.slow),
         pytest.param("SIGTERM", 29, ONE, 143, marks=pytest.mark.slow),  # an epoch's last step
         pytest.param("SIGTERM", 25, ENSEMBLE, 143, marks=pytest.mark.slow),
+        pytest.param("SIGTERM", 25, AVERAGED, 143, marks=pytest.mark.slow),
+        pytest.param("SIGKILL", 25, AVERAGED, -9, marks=pytest.mark.slow),
+        pytest.param("SIGTERM", 25, [*TWO, *AVERAGE], 143, marks=pytest.mark.slow),
         pytest.param("SIGKILL", 25, TWO, -9, marks=pytest.mark.slow),
         pytest.param("SIGTERM", 25, TWO, 143, marks=pytest.mark.slow),
         pytest.param("SIGINT", 10, TWO, 130, marks=pytest.mark.slow),
