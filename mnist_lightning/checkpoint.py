@@ -25,6 +25,7 @@ NETWORK_SETTINGS = (
     "convolutions",
     "kernel_size",
     "padding",
+    "views",
 )
 
 # What the tools use where no checkpoint is named; README.md says how it was made.

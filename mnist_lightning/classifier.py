@@ -39,6 +39,8 @@ class MNISTClassifier(pl.LightningModule):
         convolutions: Number of convolutions in each block.
         kernel_size: Side of their kernels, in pixels.
         padding: Black pixels that they see around their images.
+        views: True makes every answer but training's the mean of the probabilities for the image
+            and its shifts by one pixel to all four sides, at five times the cost.
         members: Number of independent networks; several make an ensemble, trained at once, each
             member with its own initial weights, dropout and warp of every image, on the mean of
             their losses. `train/accuracy` is then the mean of the members' own, all other figures
@@ -61,6 +63,7 @@ class MNISTClassifier(pl.LightningModule):
         convolutions: int = 2,
         kernel_size: int = 3,
         padding: int = 0,
+        views: bool = False,
         members: int = 1,
         learning_rate: float = 3e-3,
         schedule: Literal["one_cycle", "constant"] = "one_cycle",
@@ -71,8 +74,8 @@ class MNISTClassifier(pl.LightningModule):
         if not 0 < learning_rate < math.inf:
             raise ValueError(f"learning_rate {learning_rate} must be a finite number above 0")
         self.save_hyperparameters()
-        arguments = (channels, hidden, dropout, batch_norm, convolutions, kernel_size, padding)
-        networks = [ConvNet(*arguments) for _ in range(members)]
+        sizes = channels, hidden, dropout, batch_norm, convolutions, kernel_size, padding
+        networks = [ConvNet(*sizes, views=views) for _ in range(members)]
         self.network = networks[0] if members == 1 else Ensemble(networks)
         # The layout that CPUs and tensor cores are fastest with.
         self.network.to(memory_format=torch.channels_last)

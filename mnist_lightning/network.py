@@ -5,7 +5,11 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+# How far the views of an image are shifted, by (right, down) pixels.
+VIEWS = (0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)
 
 
 class ConvNet(nn.Sequential):
@@ -27,6 +31,8 @@ class ConvNet(nn.Sequential):
         kernel_size: Side of their kernels, in pixels.
         padding: Black pixels that they see around their images; 0 leaves room for two blocks of
             3x3 kernels, 1 keeps the size and leaves room for more.
+        views: True makes the answer, in eval mode, the mean of the probabilities for the image and
+            its shifts by one pixel to all four sides, at five times the cost.
 
     Attributes:
         settings: The arguments, as a file with weights keeps them.
@@ -45,6 +51,7 @@ class ConvNet(nn.Sequential):
         convolutions: int = 2,
         kernel_size: int = 3,
         padding: int = 0,
+        views: bool = False,
     ) -> None:
         sizes = {"hidden": hidden, "convolutions": convolutions, "kernel_size": kernel_size}
         for name, value in (*sizes.items(), *(("channels", each) for each in channels)):
@@ -94,7 +101,16 @@ class ConvNet(nn.Sequential):
             "convolutions": convolutions,
             "kernel_size": kernel_size,
             "padding": padding,
+            "views": views,
         }
+        self.views = views
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return logits `(B, 10)` for pixels `(B, 1, 28, 28)` in [0, 1]."""
+        if self.training or not self.views:
+            return super().forward(pixels)
+        shifted = [F.pad(pixels, (right, -right, down, -down)) for right, down in VIEWS]
+        return _mean_answer(torch.stack([super(ConvNet, self).forward(view) for view in shifted]))
 
 
 class Ensemble(nn.Module):
@@ -128,10 +144,14 @@ class Ensemble(nn.Module):
             shares = pixels.chunk(len(self.members))
             pairs = zip(self.members, shares, strict=True)
             return torch.cat([member(share) for member, share in pairs])
-        logits = torch.stack([member(pixels) for member in self.members])
-        return logits.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(self.members))
+        return _mean_answer(torch.stack([member(pixels) for member in self.members]))
 
 
 def members(network: "ConvNet | Ensemble") -> list[ConvNet]:
     """Return an ensemble's members, or a single network as the only one."""
     return list(network.members) if isinstance(network, Ensemble) else [network]  # type: ignore[arg-type]
+
+
+def _mean_answer(logits: Tensor) -> Tensor:
+    """Return logits `(B, 10)` whose softmax is the mean of those of `(N, B, 10)`."""
+    return logits.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(logits))

@@ -6,8 +6,10 @@
 What is no option of this script goes to `fit`, with each `{seed}` replaced. Seeds that have their
 line already are skipped, so a row can be continued after a kill, or on another day. `--test` reads
 the test set, once for each finished run, with its last checkpoint; without it only validation
-images are seen. `--predict SET` writes what the last checkpoint says of a set's images to the run's
-folder, as runs/seeds/ROW/seed_{seed}/predictions.csv, for another row to learn from.
+images are seen. `--ensemble` tests the networks of all of the row's seeds as one too, by the mean
+of their probabilities, and keeps that as docs/results/ROW_ensemble.jsonl. `--predict SET` writes
+what the last checkpoint says of a set's images to the run's folder, as
+runs/seeds/ROW/seed_{seed}/predictions.csv, for another row to learn from.
 """
 
 import argparse
@@ -26,7 +28,7 @@ import lightning.pytorch as pl
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mnist_lightning.checkpoint import read_checkpoint
+from mnist_lightning.checkpoint import load, read_checkpoint
 from mnist_lightning.classifier import MNISTClassifier
 from mnist_lightning.data import MNISTDataModule
 
@@ -37,7 +39,7 @@ def run(
     row: str, seed: int, test: bool, predict: str | None, fit_arguments: list[str]
 ) -> dict[str, Any]:
     """Train one network in a process of its own and measure its last checkpoint."""
-    folder = Path("runs") / "seeds" / row / f"seed_{seed}"
+    folder = run_folder(row, seed)
     init = "--trainer.logger.init_args"
     command = [sys.executable, "-m", "mnist_lightning", "fit"]
     command += [argument.replace("{seed}", str(seed)) for argument in fit_arguments]
@@ -79,18 +81,51 @@ def run(
     if test:
         classifier = MNISTClassifier(**checkpoint["hyper_parameters"])
         classifier.load_state_dict(checkpoint["state_dict"])
-        data = MNISTDataModule(**checkpoint["datamodule_hyper_parameters"])
-        trainer = pl.Trainer(
-            devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False
-        )
-        result.update(trainer.test(classifier, data, verbose=False)[0])
+        result.update(measure(classifier, checkpoint["datamodule_hyper_parameters"]))
     result["settings"] = settings
-    result["machine"] = f"{processor()}, {torch.get_num_threads()} threads"
-    result["versions"] = {name: version(name) for name in ("torch", "lightning")}
+    result.update(made_with())
     if predict:
         result["predict"] = predict
     result["command"] = f"fit {' '.join(fit_arguments)}"
     return result
+
+
+def measure_together(row: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Test the last checkpoints of all of a row's runs as one ensemble.
+
+    Raises:
+        FileNotFoundError: If one of them is not on this machine.
+    """
+    seeds = sorted(line["seed"] for line in lines)
+    paths = [run_folder(row, seed) / "checkpoints" / "last.ckpt" for seed in seeds]
+    checkpoint = read_checkpoint(paths[0])
+    classifier = MNISTClassifier(**checkpoint["hyper_parameters"])
+    classifier.network = load(*paths)
+    result: dict[str, Any] = {"row": f"{row}_ensemble", "of": row, "seeds": seeds}
+    result["fit_seconds"] = round(sum(line["fit_seconds"] for line in lines), 1)
+    result.update(measure(classifier, checkpoint["datamodule_hyper_parameters"]))
+    return result | made_with()
+
+
+def run_folder(row: str, seed: int) -> Path:
+    """Return the folder of a seed's run."""
+    return Path("runs") / "seeds" / row / f"seed_{seed}"
+
+
+def measure(classifier: MNISTClassifier, data_settings: dict[str, Any]) -> dict[str, Any]:
+    """Read the test set and return its metrics."""
+    trainer = pl.Trainer(
+        devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False
+    )
+    return dict(trainer.test(classifier, MNISTDataModule(**data_settings), verbose=False)[0])
+
+
+def made_with() -> dict[str, Any]:
+    """Return what a result was made with."""
+    return {
+        "machine": f"{processor()}, {torch.get_num_threads()} threads",
+        "versions": {name: version(name) for name in ("torch", "lightning")},
+    }
 
 
 def processor() -> str:
@@ -122,6 +157,7 @@ def main() -> None:
     parser.add_argument("row", help="name of the row; its lines go to docs/results/ROW.jsonl")
     parser.add_argument("--seeds", type=int, nargs="+", default=[], metavar="SEED")
     parser.add_argument("--test", action="store_true", help="read the test set once for each run")
+    parser.add_argument("--ensemble", action="store_true", help="test all seeds as one too")
     parser.add_argument("--predict", choices=["test", "unlabelled"], metavar="SET")
     parser.add_argument("--show", action="store_true", help="only print what is there")
     options, fit_arguments = parser.parse_known_args()
@@ -143,6 +179,12 @@ def main() -> None:
                 file.write(json.dumps(lines[-1]) + "\n")
     if not lines:
         sys.exit(f"error: {path} holds no runs yet")
+    if options.ensemble and not options.show:
+        try:
+            line = measure_together(options.row, lines)
+        except FileNotFoundError as error:
+            sys.exit(f"error: {error}")
+        (RESULTS / f"{line['row']}.jsonl").write_text(json.dumps(line) + "\n")
     show(lines)
 
 

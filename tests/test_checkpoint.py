@@ -65,7 +65,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_several_files_make_an_ensemble_that_fits_in_one(tmp_path: Path) -> None:
-    networks = [ConvNet((4,), hidden=16).eval(), ConvNet((4, 8), hidden=8).eval()]
+    networks = [ConvNet((4,), hidden=16, views=True).eval(), ConvNet((4, 8), hidden=8).eval()]
     paths = [tmp_path / f"{i}.safetensors" for i in range(2)]
     for path, network in zip(paths, networks, strict=True):
         path.write_bytes(to_safetensors(network))

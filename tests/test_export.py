@@ -68,11 +68,14 @@ def test_onnx_says_what_it_reads(onnx_file: Path) -> None:
     assert "[0, 1]" in metadata["input"]
 
 
-def test_pt2_runs_without_this_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("views", [False, True])
+def test_pt2_runs_without_this_package(
+    views: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     path = tmp_path / "model.pt2"
     weights = tmp_path / "small.safetensors"
     torch.manual_seed(0)
-    weights.write_bytes(to_safetensors(ConvNet(channels=(4,), hidden=16)))
+    weights.write_bytes(to_safetensors(ConvNet(channels=(4,), hidden=16, views=views)))
     assert export(monkeypatch, "--ckpt_path", weights, path) == 0
     extra_files: dict[str, Any] = {"labels": ""}
     program = torch.export.load(path, extra_files=extra_files).module()

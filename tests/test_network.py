@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from mnist_lightning.figures import layer_output
 from mnist_lightning.network import ConvNet, Ensemble, members
 
 
@@ -72,6 +73,29 @@ def test_images_become_ten_logits(arguments: dict) -> None:
 def test_impossible_sizes_are_refused(arguments: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         ConvNet(**arguments)
+
+
+def test_views_answer_with_the_mean_over_the_image_and_its_four_shifts() -> None:
+    network = ConvNet((4,), hidden=16, views=True).eval()
+    plain = ConvNet((4,), hidden=16).eval()
+    plain.load_state_dict(network.state_dict())
+    image = torch.rand(2, 1, 28, 28)
+    images = [image] + [torch.zeros_like(image) for _ in range(4)]
+    images[1][:, :, 1:] = image[:, :, :-1]
+    images[2][:, :, :-1] = image[:, :, 1:]
+    images[3][:, :, :, 1:] = image[:, :, :, :-1]
+    images[4][:, :, :, :-1] = image[:, :, :, 1:]
+    mean = torch.stack([plain(each).softmax(1) for each in images]).mean(0)
+    torch.testing.assert_close(network(image).softmax(1), mean)
+    assert torch.equal(layer_output(network, image, "relu1"), layer_output(plain, image, "relu1"))
+
+
+def test_training_sees_no_views() -> None:
+    torch.manual_seed(0)
+    network, image = ConvNet((4,), hidden=16, dropout=0.0, views=True), torch.rand(2, 1, 28, 28)
+    logits = network.train()(image)
+    network.views = False
+    assert torch.equal(logits, network(image))
 
 
 def test_an_ensemble_answers_with_the_mean_of_its_members_probabilities() -> None:
