@@ -116,15 +116,6 @@ class MNISTClassifier(pl.LightningModule):
                     f"after {steps:,}: resume with the max_epochs that it was started with"
                 )
 
-    def on_validation_epoch_start(self) -> None:
-        """Let all processes validate one network; batch norm's means are each one's own."""
-        # Not on_validation_start, which comes before callbacks put averaged weights in.
-        self._share_statistics()
-
-    def on_train_epoch_end(self) -> None:
-        """Let all processes end an epoch with one network, also where nothing is validated."""
-        self._share_statistics()
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Mark the checkpoint with its format.
 
@@ -197,11 +188,6 @@ class MNISTClassifier(pl.LightningModule):
             total_steps=int(self.trainer.estimated_stepping_batches),
         )
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
-
-    def _share_statistics(self) -> None:
-        if self.trainer.world_size > 1 and self.trainer.state.fn == "fit":
-            for buffer in self.network.buffers():
-                buffer.copy_(self.trainer.strategy.broadcast(buffer))
 
     def _evaluate(self, stage: str, batch: Batch) -> Tensor:
         pixels, labels = batch

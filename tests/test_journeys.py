@@ -141,6 +141,22 @@ def test_two_processes_train_one_network(
     assert digits[0] == digits[1] and len(digits[0]) == 10_001
 
 
+@pytest.mark.slow
+def test_two_processes_validate_the_averaged_network_that_they_save(
+    root: str, tmp_path: Path
+) -> None:
+    average = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.5"]
+    cpu = ["--trainer.accelerator=cpu", "--data.root", root]
+    done = run("fit", *PLAIN, *cpu, "--trainer.devices=2", *average, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs/smoke/version_0"
+    loss = EventAccumulator(str(folder)).Reload().Scalars("val/loss")[-1].value
+    checkpoint = folder / "checkpoints/last.ckpt"
+    done = run("validate", "--ckpt_path", checkpoint, *cpu, "--trainer.devices=1", cwd=tmp_path)
+    found = re.search(r"val/loss\s+([\d.]+)", done.stdout)
+    assert found and float(found[1]) == pytest.approx(loss, rel=1e-5)
+
+
 def test_half_precision_and_all_images_train(root: str, tmp_path: Path) -> None:
     options = ["--trainer.precision=bf16-mixed", "--data.val_size=0", "--trainer.max_epochs=1"]
     done = run("fit", *SMOKE, *options, "--data.root", root, cwd=tmp_path)
