@@ -34,6 +34,14 @@ def test_the_page_names_the_command_that_makes_a_row_again() -> None:
     assert "Few labels" not in page  # no heading without a row
 
 
+def test_an_ensemble_of_a_row_is_made_by_the_rows_command() -> None:
+    rows = {"record": lines(0.99, 0.992), "record_ensemble": [lines(0.995)[0] | {"of": "record"}]}
+    page = results.page(lambda name: rows.get(name, []))
+    assert page.count("    python scripts/seeds.py") == 1
+    assert "python scripts/seeds.py record --test --ensemble --seeds 0 1 --x\n" in page
+    assert "as one ensemble | 99.50% (99.50 to 99.50) | 50.0 | 1 |" in page
+
+
 def test_the_page_is_that_of_the_runs_that_are_there(monkeypatch: Any) -> None:
     monkeypatch.chdir(REPOSITORY)
     assert Path("docs/results.md").read_text() == results.page(results.read_lines), (

@@ -1,0 +1,53 @@
+"""Runs a row of two seeds, as a user does."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import seeds
+import torch
+import torch.nn.functional as F
+from conftest import PLAIN
+
+from mnist_lightning.archives import read_test_set
+from mnist_lightning.augment import to_pixels
+from mnist_lightning.checkpoint import load
+
+
+@pytest.mark.slow
+def test_a_row_is_run_once_and_tested_as_an_ensemble(root: str, tmp_path: Path) -> None:
+    row = [sys.executable, seeds.__file__, "row", "--seeds", "3", "4", "--test", "--ensemble"]
+    command = [*row, *PLAIN, "--data.root", root, "--trainer.accelerator=cpu"]
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+
+    def read(name: str) -> list[dict]:
+        path = tmp_path / "docs/results" / f"{name}.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert "row: n = 2" in done.stdout
+    lines, (together,) = read("row"), read("row_ensemble")
+    assert [line["seed"] for line in lines] == [3, 4]
+    assert together["of"] == "row" and together["seeds"] == [3, 4]
+
+    checkpoints = sorted(tmp_path.glob("runs/seeds/row/seed_*/checkpoints/last.ckpt"))
+    images, labels = read_test_set()
+    with torch.inference_mode():
+        answers = [load(path)(to_pixels(images)).softmax(1) for path in checkpoints]
+    answers.append((answers[0] + answers[1]) / 2)
+    losses = [F.nll_loss(answer.log(), labels).item() for answer in answers]
+    errors = [(answer.argmax(1) != labels).sum().item() for answer in answers]
+    tested = [*lines, together]
+    assert [line["test/loss"] for line in tested] == pytest.approx(losses, rel=1e-4)
+    assert [line["test/errors"] for line in tested] == pytest.approx(errors, abs=1)
+
+    checkpoints[0].unlink()
+    done = run()
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert f"no checkpoint file {checkpoints[0].relative_to(tmp_path)}" in done.stderr
+    assert read("row") == lines  # no seed was run again
