@@ -38,6 +38,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnist_lightning.checkpoint import newest_checkpoint
@@ -101,7 +102,7 @@ def _space(values: str) -> Space:
 
 
 def check(fit_arguments: list[str], search: dict[str, Space]) -> None:
-    """Refuse what this script would overwrite, and having no images to choose by.
+    """Refuse what this script would overwrite, what `fit` refuses, and no images to choose by.
 
     Raises:
         ValueError: If there is such a flag.
@@ -111,8 +112,12 @@ def check(fit_arguments: list[str], search: dict[str, Space]) -> None:
     for flag in given + searched:
         if flag.startswith(OWN_FLAGS) or (flag in given and flag in searched):
             raise ValueError(f"{flag} is set by this script")
-    if re.search(r"--data\.val_size[= ]0( |$)", " ".join(fit_arguments)):
-        raise ValueError("--data.val_size 0 holds out no images to choose by")
+    command = [sys.executable, "-m", "mnist_lightning", "fit", *fit_arguments, "--print_config"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(done.stderr.strip().split("\n")[-1].removeprefix("error: "))
+    if not yaml.safe_load(done.stdout)["data"]["val_size"]:
+        raise ValueError("data.val_size 0 holds out no images to choose by")
 
 
 def run(

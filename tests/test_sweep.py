@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 import pytest
 import sweep
-from conftest import SMOKE
+from conftest import CONFIGS, SMOKE
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -94,7 +94,8 @@ def test_what_is_no_entry_is_named(entries: str) -> None:
     "arguments, reason",
     [
         (["--data.val_size=0"], "val_size 0 holds out no images"),
-        (["--data.val_size", "0"], "val_size 0 holds out no images"),
+        (["--config", str(CONFIGS / "record.yaml")], "val_size 0 holds out no images"),
+        (["--model.width=3"], "model.width"),
         (["--seed_everything=1"], "--seed_everything is set by this script"),
         (["--model.learning_rate=0.1"], "--model.learning_rate is set by this script"),
         (["--trials=0"], "--trials must be"),
