@@ -3,6 +3,7 @@
 import hashlib
 import json
 import zipfile
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,8 @@ from mnist_lightning.network import ConvNet, Ensemble, members
 # Goes up when a checkpoint's contents change so that older code can't read them.
 CHECKPOINT_FORMAT = 1
 
-# ConvNet's arguments, of all that a run's checkpoint knows.
-NETWORK_SETTINGS = (
-    "channels",
-    "hidden",
-    "dropout",
-    "batch_norm",
-    "convolutions",
-    "kernel_size",
-    "padding",
-    "views",
-)
+# ConvNet's arguments and their defaults, of all that a run's checkpoint knows.
+NETWORK_SETTINGS = {name: each.default for name, each in signature(ConvNet).parameters.items()}
 
 # What the tools use where no checkpoint is named; README.md says how it was made.
 PRETRAINED = Path(__file__).parent / "pretrained.safetensors"
@@ -39,7 +31,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         path: A file's path; no address.
 
     Returns:
-        Lightning's checkpoint, with its tensors on the CPU.
+        Lightning's checkpoint, with its tensors on the CPU. Settings that came after it have
+        their defaults.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -64,6 +57,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a checkpoint of mnist_lightning")
     if format_ > CHECKPOINT_FORMAT:
         raise ValueError(f"{path} was written by a newer mnist_lightning: update this one")
+    checkpoint["hyper_parameters"] = NETWORK_SETTINGS | checkpoint.get("hyper_parameters", {})
     return checkpoint
 
 
@@ -129,8 +123,7 @@ def _load(path: Path) -> ConvNet | Ensemble:
     else:
         checkpoint = read_checkpoint(path)
         saved = checkpoint["hyper_parameters"]
-        # An old checkpoint does not name an argument that came later.
-        one = {name: value for name, value in saved.items() if name in NETWORK_SETTINGS}
+        one = {name: saved[name] for name in NETWORK_SETTINGS}
         settings = [one] * saved.get("members", 1)
         weights = {
             name.removeprefix("network."): weight

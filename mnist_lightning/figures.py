@@ -510,7 +510,7 @@ def layer_output(network: nn.Module, pixels: Tensor, layer: str) -> Tensor:
             network(pixels)
     finally:
         hook.remove()
-    return outputs[0]
+    return outputs[-1]
 
 
 def integrated_gradients(

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# How far the views of an image are shifted, by (right, down) pixels.
-VIEWS = (0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)
+# How far the views of an image are shifted, by (right, down) pixels. The image itself is the last,
+# so that what a layer has put out last is of it.
+VIEWS = (1, 0), (-1, 0), (0, 1), (0, -1), (0, 0)
 
 
 class ConvNet(nn.Sequential):
@@ -110,7 +111,7 @@ class ConvNet(nn.Sequential):
         if self.training or not self.views:
             return super().forward(pixels)
         shifted = [F.pad(pixels, (right, -right, down, -down)) for right, down in VIEWS]
-        return _mean_answer(torch.stack([super(ConvNet, self).forward(view) for view in shifted]))
+        return _mean_answer([super(ConvNet, self).forward(view) for view in shifted])
 
 
 class Ensemble(nn.Module):
@@ -144,7 +145,7 @@ class Ensemble(nn.Module):
             shares = pixels.chunk(len(self.members))
             pairs = zip(self.members, shares, strict=True)
             return torch.cat([member(share) for member, share in pairs])
-        return _mean_answer(torch.stack([member(pixels) for member in self.members]))
+        return _mean_answer([member(pixels) for member in self.members])
 
 
 def members(network: "ConvNet | Ensemble") -> list[ConvNet]:
@@ -152,6 +153,6 @@ def members(network: "ConvNet | Ensemble") -> list[ConvNet]:
     return list(network.members) if isinstance(network, Ensemble) else [network]  # type: ignore[arg-type]
 
 
-def _mean_answer(logits: Tensor) -> Tensor:
-    """Return logits `(B, 10)` whose softmax is the mean of those of `(N, B, 10)`."""
-    return logits.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(logits))
+def _mean_answer(answers: list[Tensor]) -> Tensor:
+    """Return logits `(B, 10)` whose softmax is the mean of the softmaxes of others."""
+    return torch.stack(answers).log_softmax(dim=2).logsumexp(dim=0) - math.log(len(answers))

@@ -51,6 +51,11 @@ def use_checkpoint(subcommand: str, config: Namespace, given: Namespace) -> bool
         return False
     saved = {name: data[name] for name in sorted(data.keys() - FREE_DATA_SETTINGS)}
     _take("data", saved, config, given, refuse=True)
+    if "averaging_state" in checkpoint and not _averages(config.trainer.callbacks):
+        raise ValueError(
+            "the checkpoint's run averaged its weights, and this one would not: "
+            "give the file or flag with EMAWeightAveraging that it was started with"
+        )
     return _go_on_in_its_folder(config, checkpoint["global_step"])
 
 
@@ -104,6 +109,11 @@ def _go_on_in_its_folder(config: Namespace, global_step: int) -> bool:
     # What the run had logged after this checkpoint will come again.
     logger.dict_kwargs = {"purge_step": global_step}
     return True
+
+
+def _averages(callbacks: Any) -> bool:
+    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+    return any(each.class_path.endswith("WeightAveraging") for each in callbacks if each)
 
 
 def _is_tensorboard(logger: Any) -> bool:

@@ -21,6 +21,7 @@ TABLES = [
             "article_batch_norm": "+ the batch norm that it describes",
             "article_one_cycle": "+ the one-cycle schedule, still with a peak of 1e-3",
             "base_60000": "`base.yaml` on all 60,000 images: peak 3e-3, batch 128",
+            "not_warped": "the same, not warped",
             "base": "`base.yaml`, 5,000 images held out",
             "fast": "`fast.yaml` over it: one epoch, a smaller network, no warps",
             "fast_5_epochs": "+ 5 epochs, half of the warps",
@@ -40,7 +41,7 @@ TABLES = [
         "Ensembles, and pseudo-labels on the test images, as it does: that row is transductive, "
         "since the images that it is tested on were trained on, and compares with no other.",
         {
-            "fast_5_ensemble": "5 members of the last row above",
+            "fast_5_ensemble": "`fast.yaml` with 5 epochs and half of the warps, 5 members",
             "article_pseudo": "pseudo-labels of the test images, a quarter of each step",
         },
     ),
@@ -117,8 +118,10 @@ def page(read: Callable[[str], list[dict[str, Any]]]) -> str:
             seeds = " ".join(str(seed) for seed in sorted(line["seed"] for line in lines))
             sets = {line["predict"] for line in lines if "predict" in line}
             predict = "".join(f" --predict {set_}" for set_ in sets)
-            ensemble = " --ensemble" if "of" in next(iter(read(f"{name}_ensemble")), {}) else ""
-            flags = f"--test{ensemble}{predict} --seeds {seeds}"
+            together = [line for line in read(f"{name}_ensemble") if "of" in line]
+            if any(line["seeds"] != [int(seed) for seed in seeds.split()] for line in together):
+                raise ValueError(f"{name}_ensemble is of other seeds than {name}")
+            flags = f"--test{' --ensemble' if together else ''}{predict} --seeds {seeds}"
             fit = lines[0]["command"].removeprefix("fit ")
             command = f"python scripts/seeds.py {name} {flags} {fit}"
             commands.append(f"    {command}\n")

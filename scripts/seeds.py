@@ -102,6 +102,7 @@ def measure_together(row: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
     classifier = MNISTClassifier(**checkpoint["hyper_parameters"])
     classifier.network = load(*paths)
     result: dict[str, Any] = {"row": f"{row}_ensemble", "of": row, "seeds": seeds}
+    result["command"] = f"the networks of {row} as one"
     result["fit_seconds"] = round(sum(line["fit_seconds"] for line in lines), 1)
     result.update(measure(classifier, checkpoint["datamodule_hyper_parameters"]))
     return result | made_with()
@@ -161,6 +162,8 @@ def main() -> None:
     parser.add_argument("--predict", choices=["test", "unlabelled"], metavar="SET")
     parser.add_argument("--show", action="store_true", help="only print what is there")
     options, fit_arguments = parser.parse_known_args()
+    if options.ensemble and not options.test:
+        parser.error("--ensemble reads the test set: it wants --test")
 
     path = RESULTS / f"{options.row}.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -182,9 +185,10 @@ def main() -> None:
     if options.ensemble and not options.show:
         try:
             line = measure_together(options.row, lines)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, ValueError) as error:
             sys.exit(f"error: {error}")
         (RESULTS / f"{line['row']}.jsonl").write_text(json.dumps(line) + "\n")
+        show([line])
     show(lines)
 
 

@@ -10,11 +10,12 @@ What is no option of this script goes to `fit`. Each entry of `--search` is one 
     KEY=LOW:HIGH:log      the same, with equal chances for equal ratios
     KEY=A,B,[C,D]         one of these, passed as it is written
 
-A trial is a `fit` without callbacks in runs/sweeps/NAME/trial_N; what it prints is in trial_N.txt
-beside it. It counts by the accuracy of its last epoch, not of its best one. It is stopped where it
-lags behind the median of the others, but not before its second validation: a schedule's first
-epochs say little. All train with one seed, so that they differ by their settings alone. The best of
-many is also lucky: measure it over other seeds, with scripts/seeds.py. No test image is read.
+A trial is a `fit` without callbacks, so without averaged weights, in runs/sweeps/NAME/trial_N; what
+it prints is in trial_N.txt beside it. It counts by the accuracy of its last epoch, not of its best
+one. It is stopped where it lags behind the median of the others, but not before its second
+validation: a schedule's first epochs say little. All train with one seed, so that they differ by
+their settings alone. The best of many is also lucky: measure it over other seeds, with
+scripts/seeds.py. No test image is read.
 
 The study lies in a database, and the same command goes on with it after a kill. Several processes
 share the work where each runs the command; on several machines, with a database that all reach. A
@@ -102,7 +103,7 @@ def _space(values: str) -> Space:
 
 
 def check(fit_arguments: list[str], search: dict[str, Space]) -> None:
-    """Refuse what this script would overwrite, what `fit` refuses, and no images to choose by.
+    """Refuse what this script would overwrite, what `fit` can't parse, and no validation images.
 
     Raises:
         ValueError: If there is such a flag.
@@ -112,12 +113,18 @@ def check(fit_arguments: list[str], search: dict[str, Space]) -> None:
     for flag in given + searched:
         if flag.startswith(OWN_FLAGS) or (flag in given and flag in searched):
             raise ValueError(f"{flag} is set by this script")
-    command = [sys.executable, "-m", "mnist_lightning", "fit", *fit_arguments, "--print_config"]
+    flags = [f"--{key}={_first(space)}" for key, space in search.items()]
+    command = [sys.executable, "-m", "mnist_lightning", "fit", *fit_arguments, *flags]
+    command += ["--print_config"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise ValueError(done.stderr.strip().split("\n")[-1].removeprefix("error: "))
     if not yaml.safe_load(done.stdout)["data"]["val_size"]:
         raise ValueError("data.val_size 0 holds out no images to choose by")
+
+
+def _first(space: Space) -> str | float:
+    return space.choices[0] if isinstance(space, CategoricalDistribution) else space.low  # type: ignore[return-value]
 
 
 def run(

@@ -4,11 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import CONFIGS, SMOKE, call
 from lightning.pytorch.callbacks import ProgressBar
 
 from mnist_lightning import cli
+from mnist_lightning.checkpoint import read_checkpoint
 
 CHECKPOINT = "runs/smoke/version_0/checkpoints/best.ckpt"
 
@@ -86,6 +88,15 @@ def test_what_contradicts_the_checkpoint_is_refused(
     monkeypatch.chdir(tmp_path)
     message = call(monkeypatch, *arguments, "--ckpt_path", smoke / CHECKPOINT, "--data.root", root)
     assert isinstance(message, str) and message.startswith("error: ") and words in message
+
+
+def test_an_averaged_run_does_not_go_on_without_its_average(
+    smoke: Path, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.ckpt"
+    torch.save({**read_checkpoint(smoke / CHECKPOINT), "averaging_state": {}}, path)
+    message = call(monkeypatch, "fit", "--ckpt_path", path, "--data.root", root)
+    assert isinstance(message, str) and "EMAWeightAveraging that it was started with" in message
 
 
 def test_another_split_for_test_is_reported(

@@ -79,7 +79,11 @@ def test_a_drawing_is_seen_as_its_file_is(
     assert seen["probabilities"] == reading.as_dict()["probabilities"]
 
 
-def test_the_page_gets_the_maps_of_this_very_picture(client: TestClient, network: ConvNet) -> None:
+@pytest.mark.parametrize("views", [False, True])
+def test_the_page_gets_the_maps_of_this_very_picture(
+    views: bool, client: TestClient, network: ConvNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "views", views)
     client.post("/see", content=png(4))
     seen = client.post("/see", content=png(3)).json()
     assert seen["digit"] == read(png(3), network).digit

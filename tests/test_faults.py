@@ -333,7 +333,10 @@ def test_a_newer_format_says_what_to_do(finished: Path) -> None:
 
 
 def test_the_first_releases_checkpoint_still_loads() -> None:
-    network = load(Path(__file__).parent / "format_1.ckpt")
+    path = Path(__file__).parent / "format_1.ckpt"
+    settings = read_checkpoint(path)["hyper_parameters"]
+    assert settings["padding"] == 0 and not settings["views"]  # they came later
+    network = load(path)
     assert network(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import results
 
 REPOSITORY = Path(__file__).parents[1]
@@ -35,11 +36,16 @@ def test_the_page_names_the_command_that_makes_a_row_again() -> None:
 
 
 def test_an_ensemble_of_a_row_is_made_by_the_rows_command() -> None:
-    rows = {"record": lines(0.99, 0.992), "record_ensemble": [lines(0.995)[0] | {"of": "record"}]}
+    together = lines(0.995)[0] | {"of": "record", "seeds": [0, 1]}
+    del together["seed"]
+    rows = {"record": lines(0.99, 0.992), "record_ensemble": [together]}
     page = results.page(lambda name: rows.get(name, []))
     assert page.count("    python scripts/seeds.py") == 1
     assert "python scripts/seeds.py record --test --ensemble --seeds 0 1 --x\n" in page
     assert "as one ensemble | 99.50% (99.50 to 99.50) | 50.0 | 1 |" in page
+    rows["record"] = lines(0.99, 0.992, 0.994)
+    with pytest.raises(ValueError, match="record_ensemble is of other seeds than record"):
+        results.page(lambda name: rows.get(name, []))
 
 
 def test_the_page_is_that_of_the_runs_that_are_there(monkeypatch: Any) -> None:

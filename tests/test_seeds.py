@@ -19,7 +19,8 @@ from mnist_lightning.checkpoint import load
 @pytest.mark.slow
 def test_a_row_is_run_once_and_tested_as_an_ensemble(root: str, tmp_path: Path) -> None:
     row = [sys.executable, seeds.__file__, "row", "--seeds", "3", "4", "--test", "--ensemble"]
-    command = [*row, *PLAIN, "--data.root", root, "--trainer.accelerator=cpu"]
+    network = ["--model.padding=1", "--model.views=true"]
+    command = [*row, *PLAIN, *network, "--data.root", root, "--trainer.accelerator=cpu"]
 
     def run() -> subprocess.CompletedProcess[str]:
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
