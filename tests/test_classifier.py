@@ -1,5 +1,7 @@
 import csv
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
@@ -149,6 +151,21 @@ def test_an_ensembles_rate_counts_each_image_once(root: str) -> None:
 def test_members_must_be_one_or_more() -> None:
     with pytest.raises(ValueError, match="members 0 must be 1 or more"):
         small(members=0)
+
+
+@pytest.mark.parametrize(
+    ("device", "step", "stops"), [("cpu", 0, True), ("cuda", 0, False), ("cuda", 2, True)]
+)
+def test_a_gpu_is_not_waited_for_but_in_steps_that_are_logged(
+    device: str, step: int, stops: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = small()
+    monkeypatch.setattr(MNISTClassifier, "device", torch.device(device))
+    stand_in = SimpleNamespace(log_every_n_steps=3, global_step=step, current_epoch=0)
+    monkeypatch.setattr(classifier, "_trainer", stand_in)
+    batch = torch.full((2, 1, 28, 28), torch.nan), torch.tensor([0, 1])
+    with pytest.raises(ValueError, match="the loss is nan") if stops else nullcontext():
+        assert classifier.training_step(batch, 0).isnan()
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
