@@ -58,7 +58,13 @@ so that the background is no longer black.
 ![Accuracy under seven kinds of change, a line for each network](pictures/robustness.png)
 """
 
-END = """What `base.yaml` was trained to bear, shifts, turns and sizes, it bears better than the
+END = """On the test images as they are, five epochs with warped training images are no better than
+five without: 42.5 errors and 41.7 ([results.md](results.md)). What the warps are for is images that
+are not centred and upright: of those shifted by 4 pixels the network reads 98.9% with them and
+89.8% without, of those turned by 30 degrees 96.2% and 88.3%. They have a price: noise, low contrast
+and covered digits are read worse with them.
+
+What `base.yaml` was trained to bear, shifts, turns and sizes, it bears better than the
 article's network (but for digits of half the size), and far beyond the ranges of its warps. What
 neither saw in training, a background that is not black, it bears much worse: of images with noise
 of 0.3, a contrast of 0.4 or a blur of two pixels it reads about a fifth, the article's network,
