@@ -198,10 +198,10 @@ def test_a_sweep_runs_its_trials_once_and_shows_them(root: str, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_a_mistake_in_the_command_ends_the_sweep(root: str, tmp_path: Path) -> None:
-    process = start(root, tmp_path, "--search", "model.hiden=1:2")
+    process = start(root, tmp_path, "--search", "model.hidden=-1:0")
     stdout, stderr = process.communicate(timeout=300)
     assert (process.returncode, stdout) == (1, "")
-    assert re.search("^error: trial 0 failed .*model.hiden", stderr, re.M)
+    assert re.search("^error: trial 0 failed .*hidden (-1|0) must be", stderr, re.M)
     assert "Traceback" not in stderr
 
 
