@@ -5,6 +5,7 @@ python scripts/results.py
 
 import json
 import statistics
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,9 @@ def page(read: Callable[[str], list[dict[str, Any]]]) -> str:
 
     Args:
         read: From a row's name to its lines, one a finished run; none where there are no runs yet.
+
+    Raises:
+        ValueError: If an ensemble is not that of all of its row's seeds.
     """
     parts, commands, machines = [INTRODUCTION], [], set()
     for title, text, names in TABLES:
@@ -120,7 +124,10 @@ def page(read: Callable[[str], list[dict[str, Any]]]) -> str:
             predict = "".join(f" --predict {set_}" for set_ in sets)
             together = [line for line in read(f"{name}_ensemble") if "of" in line]
             if any(line["seeds"] != [int(seed) for seed in seeds.split()] for line in together):
-                raise ValueError(f"{name}_ensemble is of other seeds than {name}")
+                raise ValueError(
+                    f"{name}_ensemble is of other seeds than {name}: "
+                    f"run scripts/seeds.py {name} with --ensemble again"
+                )
             flags = f"--test{' --ensemble' if together else ''}{predict} --seeds {seeds}"
             fit = lines[0]["command"].removeprefix("fit ")
             command = f"python scripts/seeds.py {name} {flags} {fit}"
@@ -142,5 +149,9 @@ def read_lines(name: str) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    (DOCS / "results.md").write_text(page(read_lines))
+    try:
+        text = page(read_lines)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    (DOCS / "results.md").write_text(text)
     print("wrote docs/results.md")

@@ -59,10 +59,10 @@ so that the background is no longer black.
 """
 
 END = """On the test images as they are, five epochs with warped training images are no better than
-five without: 42.5 errors and 41.7 ([results.md](results.md)). What the warps are for is images that
-are not centred and upright: of those shifted by 4 pixels the network reads 98.9% with them and
-89.8% without, of those turned by 30 degrees 96.2% and 88.3%. They have a price: noise, low contrast
-and covered digits are read worse with them.
+five without: 42.5 ± 6.0 errors and 41.7 ± 3.8 ([results.md](results.md)). What the warps are for is
+images that are not centred and upright: of those shifted by 4 pixels the network reads 98.9% with
+them and 89.8% without, of those turned by 30 degrees 96.2% and 88.5%.
+They have a price: noise, low contrast and covered digits are read worse with them.
 
 What `base.yaml` was trained to bear, shifts, turns and sizes, it bears better than the
 article's network (but for digits of half the size), and far beyond the ranges of its warps. What

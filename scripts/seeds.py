@@ -95,6 +95,7 @@ def measure_together(row: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If one of them is not on this machine.
+        ValueError: If one is damaged.
     """
     seeds = sorted(line["seed"] for line in lines)
     paths = [run_folder(row, seed) / "checkpoints" / "last.ckpt" for seed in seeds]
