@@ -84,7 +84,7 @@ class ConvNet(nn.Sequential):
             if size < 1:
                 raise ValueError(
                     f"channels {list(channels)}: a 28x28 image has room for {block - 1} blocks of "
-                    f"{convolutions} convolutions with kernels of {kernel_size} and padding {padding}"
+                    f"{convolutions} convolutions with kernels of {kernel_size}, padding {padding}"
                 )
         layers["flatten"] = nn.Flatten()
         layers["dense1"] = nn.Linear(in_channels * size * size, hidden, bias=not batch_norm)
