@@ -30,8 +30,8 @@ class ConvNet(nn.Sequential):
         batch_norm: False leaves out every batch norm, as the article's notebook does.
         convolutions: Number of convolutions in each block.
         kernel_size: Side of their kernels, in pixels.
-        padding: Black pixels that they see around their images; 0 leaves room for two blocks of
-            3x3 kernels, 1 keeps the size and leaves room for more.
+        padding: Black pixels that they see around their images, fewer than `kernel_size`; 0 leaves
+            room for two blocks of 3x3 kernels, 1 keeps the size and leaves room for more.
         views: True makes the answer, in eval mode, the mean of the probabilities for the image and
             its shifts by one pixel to all four sides, at five times the cost.
 
@@ -40,7 +40,7 @@ class ConvNet(nn.Sequential):
 
     Raises:
         ValueError: If a size is below 1, there are no blocks or too many for the image, or
-            `dropout` is not in [0, 1).
+            `padding` or `dropout` is out of its range.
     """
 
     def __init__(
@@ -58,8 +58,10 @@ class ConvNet(nn.Sequential):
         for name, value in (*sizes.items(), *(("channels", each) for each in channels)):
             if value < 1:
                 raise ValueError(f"{name} {value} must be 1 or more")
-        if padding < 0:
-            raise ValueError(f"padding {padding} must be 0 or more")
+        if not 0 <= padding < kernel_size:
+            raise ValueError(
+                f"padding {padding} must be in 0 to {kernel_size - 1} for kernels of {kernel_size}"
+            )
         if not channels:
             raise ValueError("channels [] must hold one number or more")
         if not 0 <= dropout < 1:
