@@ -59,6 +59,12 @@ TABLES = [
 ]
 
 
+AGAIN = """## Made again
+
+Seeds that have a line in [results/](results/) are not run again: move a row's file away first, and
+for `article_pseudo` and `few_pseudo` also that of `article` or `few`, whose networks label images.
+"""
+
 INTRODUCTION = """# Results
 
 Made by `python scripts/results.py` from the lines in [results/](results/), one a finished run. Test
@@ -135,7 +141,7 @@ def page(read: Callable[[str], list[dict[str, Any]]]) -> str:
             for line in lines:
                 versions = ", ".join(f"{name} {it}" for name, it in line["versions"].items())
                 machines.add(f"{line['machine']}, {versions}")
-    parts.append("## Made again\n\nEach row is continued where its file has some seeds already.\n")
+    parts.append(AGAIN)
     parts.append("".join(commands))
     machine = "; ".join(sorted(machines))
     parts.append(f"Made on: {machine}.\n")
