@@ -131,11 +131,12 @@ def made_with() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Return the name of this machine's processor."""
+    """Return the name of this machine's processor, and of its GPU where it has one."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else name
 
 
 def show(lines: list[dict[str, Any]]) -> None:
