@@ -62,7 +62,7 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
 
 
 class LoseNothing(Callback):
-    """Writes over no other run, and ends well on SIGTERM or Ctrl-C, with `last.ckpt` saved.
+    """Ends well on SIGTERM or Ctrl-C, with `last.ckpt` saved.
 
     The exit code is the shell's for the signal, 143 or 130, so that a scheduler sees that the run
     is not done. A second signal acts at once.
@@ -74,18 +74,6 @@ class LoseNothing(Callback):
     def __init__(self, last: ModelCheckpoint) -> None:
         self.last = last
         self.received: signal.Signals | None = None
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse to write over the checkpoints of another run.
-
-        Raises:
-            ValueError: If a run that begins anew finds some in its folder.
-        """
-        if trainer.ckpt_path is None and list(Path(str(self.last.dirpath)).glob("*.ckpt")):
-            raise ValueError(
-                f"{self.last.dirpath} holds another run's checkpoints: "
-                "go on from them with --ckpt_path auto, or give this run a folder of its own"
-            )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over both signals; Lightning gives them back at the end."""

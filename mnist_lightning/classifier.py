@@ -180,14 +180,22 @@ class MNISTClassifier(pl.LightningModule):
         return self(batch[0]).softmax(dim=1)
 
     def configure_optimizers(self) -> Any:
-        """Return Adam, and the schedule over all steps of the run."""
+        """Return Adam, and the schedule over all steps of the run.
+
+        Raises:
+            ValueError: If `one_cycle` is to span a run without an end.
+        """
         optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=True)
         if self.schedule == "constant":
             return optimizer
+        steps = self.trainer.estimated_stepping_batches
+        if steps == math.inf:
+            raise ValueError(
+                "the one_cycle schedule needs an end: give max_epochs or max_steps, "
+                "or take --model.schedule constant"
+            )
         scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            max_lr=self.learning_rate,
-            total_steps=int(self.trainer.estimated_stepping_batches),
+            optimizer, max_lr=self.learning_rate, total_steps=int(steps)
         )
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 

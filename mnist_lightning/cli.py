@@ -121,7 +121,8 @@ class CLI(LightningCLI):
         super().parse_arguments(parser, args)
         subcommand = self.config.subcommand
         given = parser.parse_args(args, defaults=False)[subcommand]
-        if use_checkpoint(subcommand, self.config[subcommand], given):
+        self.goes_on = use_checkpoint(subcommand, self.config[subcommand], given)
+        if self.goes_on:
             self.save_config_callback = None  # its folder has one
 
     def before_instantiate_classes(self) -> None:
@@ -147,9 +148,29 @@ class CLI(LightningCLI):
         plugins = plugins if isinstance(plugins, list) else [plugins]
         kwargs["plugins"] = [*plugins, VerifiedCheckpointIO()]
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except ValueError as error:  # flags that do not go together
             raise MisconfigurationException(str(error)) from error
+        if trainer.precision in ("64-true", "16-true", "bf16-true"):
+            raise MisconfigurationException(
+                f"trainer.precision {trainer.precision}: pixels and warps are float32; "
+                "use 32-true, 16-mixed or bf16-mixed"
+            )
+        return trainer
+
+    def before_fit(self) -> None:
+        """Refuse to write over another run, before anything is written.
+
+        Raises:
+            ValueError: If the folder of a run that begins anew holds checkpoints.
+        """
+        last = self.checkpoints[-1]
+        last.setup(self.trainer, self.model, "fit")  # finds its folder
+        if not self.goes_on and list(Path(str(last.dirpath)).glob("*.ckpt")):
+            raise ValueError(
+                f"{last.dirpath} holds another run's checkpoints: "
+                "go on from them with --ckpt_path auto, or give this run a folder of its own"
+            )
 
     def before_validate(self) -> None:
         """Refuse to validate on nothing.
@@ -164,11 +185,17 @@ class CLI(LightningCLI):
         """Find out before the work, not after it, that the output can't be written.
 
         Raises:
-            FileNotFoundError: If the output's folder does not exist.
+            OSError: If the output's folder does not exist or can't be written, or the output is a
+                folder.
         """
-        folder = Path(self.config.predict.output).parent
+        output = Path(self.config.predict.output)
+        folder = output.parent
         if not folder.is_dir():
             raise FileNotFoundError(f"output: there is no folder {folder}")
+        if output.is_dir():
+            raise IsADirectoryError(f"output: {output} is a folder: name a file in it")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(f"output: {folder} can't be written")
 
     def predict(self, **kwargs: Any) -> None:
         """Write the digit and the probabilities of every image to a CSV file."""
@@ -182,7 +209,8 @@ class CLI(LightningCLI):
         # Each step's images are shared in the order of the ranks.
         probabilities = torch.cat([share for step in zip(*shares, strict=True) for share in step])
         output, data = Path(self.config.predict.output), self.datamodule
-        write_predictions(output, data.predict_images, data.predict_indices, probabilities)
+        indices = data.predict_indices[: len(probabilities)]  # limit_predict_batches leaves some
+        write_predictions(output, data.predict_images, indices, probabilities)
         print(f"wrote {output}: {len(probabilities):,} images")
 
     def after_fit(self) -> None:

@@ -85,8 +85,18 @@ class MNISTDataModule(pl.LightningDataModule):
             _check("train_size", train_size, 2 <= train_size <= left, f"in 2 to {left:,}")
         _check("split_seed", split_seed, split_seed >= 0, "0 or more")
         pseudo_size = 1 if pseudo_labels is None else round(batch_size * pseudo_share)
-        _check("pseudo_share", pseudo_share, 0 < pseudo_size < batch_size, "between 0 and 1")
-        _check("pseudo_confidence", pseudo_confidence, 0 <= pseudo_confidence < 1, "in 0 to 1")
+        _check(
+            "pseudo_share",
+            pseudo_share,
+            0 < pseudo_size < batch_size,
+            f"a part of a step: from 1 to {batch_size - 1} of its {batch_size} images",
+        )
+        _check(
+            "pseudo_confidence",
+            pseudo_confidence,
+            0 <= pseudo_confidence < 1,
+            "in 0 to 1, 1 excluded",
+        )
         if pseudo_labels is None and (pseudo_share, pseudo_confidence) != (0.25, 0.0):
             raise ValueError("pseudo_share and pseudo_confidence want pseudo_labels, a file")
         _check("rotation", rotation, 0 <= rotation <= 180, "in 0 to 180 degrees")

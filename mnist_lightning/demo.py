@@ -187,13 +187,19 @@ def watch(network: nn.Module) -> dict[str, Tensor]:
             counts.
 
     Returns:
-        Each layer's feature maps of the first image of the newest batch, float `(C, H, W)`.
+        Each layer's feature maps of the first image of the newest batch, float `(C, H, W)`; a dense
+        layer has none.
     """
     maps: dict[str, Tensor] = {}
+
+    def keep(layer: str, output: Tensor) -> None:
+        if output.ndim == 4:
+            maps[layer] = output[0]
+
     for layer in LAYERS:
         path = next(path for path, _ in network.named_modules() if path.split(".")[-1] == layer)
         network.get_submodule(path).register_forward_hook(
-            lambda _, __, output, layer=layer: maps.update({layer: output[0]})
+            lambda _, __, output, layer=layer: keep(layer, output)
         )
     return maps
 

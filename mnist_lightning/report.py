@@ -89,16 +89,18 @@ def main() -> None:
 
     try:
         options.output_dir.mkdir(parents=True, exist_ok=True)
+        page_path = options.output_dir / "report.html"
+        is_ours = page_path.exists()  # another folder's pictures are a user's own
         for name in NARROW + ERRORS + LEARNED + TRAINING:
             path = options.output_dir / f"{name}.png"
             if name in drawn:
                 replace_file(path, drawn[name][0])
-            else:
+            elif is_ours:
                 path.unlink(missing_ok=True)  # an earlier report's, of another network
-        replace_file(options.output_dir / "report.html", page.encode())
+        replace_file(page_path, page.encode())
     except OSError as error:
         sys.exit(f"error: {_line(error)}")
-    print(f"wrote {options.output_dir / 'report.html'} and {len(drawn)} figures beside it")
+    print(f"wrote {page_path} and {len(drawn)} figures beside it")
 
 
 # -- what goes in

@@ -20,8 +20,8 @@ say = rank_zero_only(print)
 def use_checkpoint(subcommand: str, config: Namespace, given: Namespace) -> bool:
     """Take from the checkpoint that `config.ckpt_path` names what the user did not give.
 
-    For `fit`, `auto` stands for the newest whole checkpoint of the run's name, or for none where
-    there is none.
+    For `fit`, `auto` stands for the newest whole checkpoint of the run's name, and version where
+    one is given, or for none where there is none.
 
     Args:
         subcommand: `fit`, `validate`, `test` or `predict`.
@@ -44,9 +44,9 @@ def use_checkpoint(subcommand: str, config: Namespace, given: Namespace) -> bool
         raise ValueError(f"{subcommand} needs --ckpt_path FILE, a checkpoint that fit wrote")
     checkpoint = _read(config.ckpt_path)
     _take("model", checkpoint["hyper_parameters"], config, given, refuse=True)
-    data = checkpoint["datamodule_hyper_parameters"]
+    data = checkpoint.get("datamodule_hyper_parameters", {})  # or a user's own data
     if subcommand != "fit":
-        saved = {name: data[name] for name in sorted(IMAGE_SETTINGS)}
+        saved = {name: data[name] for name in sorted(IMAGE_SETTINGS & data.keys())}
         _take("data", saved, config, given, refuse=False)
         return False
     saved = {name: data[name] for name in sorted(data.keys() - FREE_DATA_SETTINGS)}
@@ -65,6 +65,9 @@ def _newest_of_name(config: Namespace) -> str | None:
             "--ckpt_path auto looks in the TensorBoardLogger's folder: keep that logger"
         )
     folder = _name_folder(config.trainer.logger)
+    version = config.trainer.logger.init_args.version
+    if version is not None:
+        folder /= _version_folder(version)
     path, damaged = newest_checkpoint(folder)
     for line in damaged:
         say(f"note: {line}", file=sys.stderr)
@@ -77,7 +80,8 @@ def _read(path: str) -> dict[str, Any]:
     try:
         return read_checkpoint(path)
     except ValueError as error:
-        other, _ = newest_checkpoint(Path(path).parent.parent)
+        folder = Path(path).parent
+        other = newest_checkpoint(folder.parent)[0] if folder.name == "checkpoints" else None
         hint = f"; the newest whole one of its run is {other}" if other else ""
         raise ValueError(f"{error}{hint}") from error
 
@@ -105,6 +109,9 @@ def _go_on_in_its_folder(config: Namespace, global_step: int) -> bool:
     newest, _ = newest_checkpoint(folder)
     if newest is None or not newest.samefile(config.ckpt_path):
         return False  # the run's newer checkpoints and curves are not to be lost
+    version = logger.init_args.version
+    if version is not None and _version_folder(version) != folder.name:
+        return False  # the user wants another folder
     logger.init_args.version = folder.name
     # What the run had logged after this checkpoint will come again.
     logger.dict_kwargs = {"purge_step": global_step}
@@ -118,6 +125,10 @@ def _averages(callbacks: Any) -> bool:
 
 def _is_tensorboard(logger: Any) -> bool:
     return isinstance(logger, Namespace) and logger.class_path.endswith("TensorBoardLogger")
+
+
+def _version_folder(version: int | str) -> str:
+    return version if isinstance(version, str) else f"version_{version}"
 
 
 def _name_folder(logger: Namespace) -> Path:

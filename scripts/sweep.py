@@ -188,11 +188,10 @@ def fit_command(folder: Path, fit_arguments: list[str], again: bool) -> list[str
         f"{init}.name=",
         f"{init}.version={folder.name}",
     ]
-    checkpoint, _ = newest_checkpoint(folder)
-    if checkpoint is None:
+    if newest_checkpoint(folder)[0] is None:
         shutil.rmtree(folder, ignore_errors=True)  # its curves would be taken for the new run's
     elif again:  # or else `fit` refuses to write over another study's run
-        command += [f"--ckpt_path={checkpoint}"]  # `auto` would be the newest of all trials
+        command += ["--ckpt_path=auto"]
     return command
 
 

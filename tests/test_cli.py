@@ -34,6 +34,8 @@ CHECKPOINT = "runs/smoke/version_0/checkpoints/best.ckpt"
         (["fit", "--seed_everything=true"], "seed_everything"),
         (["fit", "--trainer.accelerator=tpu"], "torch_xla"),
         (["fit", "--trainer.strategy=foo"], "foo"),
+        (["fit", "--trainer.precision=bf16-true"], "use 32-true, 16-mixed or bf16-mixed"),
+        (["fit", "--trainer.precision=64"], "trainer.precision 64-true: "),
         (["test"], "test needs --ckpt_path FILE"),
         (["predict"], "predict needs --ckpt_path FILE"),
         (["train"], "invalid choice: 'train'"),
@@ -75,6 +77,7 @@ def test_a_library_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
         (["fit", *SMOKE, "--trainer.max_epochs=3"], "ends after 8 steps, this run after 12"),
         (["test", "--config", str(CONFIGS / "base.yaml")], "model.channels is (32, 64) here"),
         (["predict", "--output=nowhere/p.csv"], "output: there is no folder nowhere"),
+        (["predict", "--output=."], "output: . is a folder: name a file in it"),
     ],
 )
 def test_what_contradicts_the_checkpoint_is_refused(
@@ -134,6 +137,38 @@ def test_predict_writes_every_test_images_probabilities(
         probabilities = [float(row[f"p{digit}"]) for digit in range(10)]
         assert sum(probabilities) == pytest.approx(1, abs=1e-5)
         assert int(row["digit"]) == probabilities.index(max(probabilities))
+
+
+def test_predict_of_a_few_steps_writes_their_images(
+    smoke: Path, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    where = ["--ckpt_path", smoke / CHECKPOINT, "--data.root", root]
+    few = ["--data.eval_batch_size=30", "--trainer.limit_predict_batches=2"]
+    assert call(monkeypatch, "predict", *where, *few) == 0
+    indices = [int(line.split(",")[1]) for line in Path("predictions.csv").read_text().split()[1:]]
+    assert indices == list(range(len(indices))) and 58 <= len(indices) <= 60
+
+
+def test_a_checkpoint_of_other_data_can_be_tested(
+    smoke: Path, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = read_checkpoint(smoke / CHECKPOINT)
+    del checkpoint["datamodule_hyper_parameters"]
+    path = tmp_path / "mine.ckpt"
+    torch.save(checkpoint, path)
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, "test", "--ckpt_path", path, "--data.root", root) == 0
+
+
+def test_a_schedule_without_an_end_is_refused(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = [*SMOKE, "--data.root", root, "--trainer.max_epochs=-1"]
+    message = call(monkeypatch, "fit", *arguments, "--trainer.max_time=00:00:00:01")
+    assert isinstance(message, str)
+    assert message.startswith("error: the one_cycle schedule needs an end: give max_epochs")
 
 
 # -- configs

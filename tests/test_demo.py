@@ -99,6 +99,12 @@ def test_the_page_gets_the_maps_of_this_very_picture(
     assert [layer["name"] for layer in seen["layers"]] == ["relu1", "relu2"]
 
 
+def test_a_dense_layer_has_no_maps() -> None:
+    app = demo.create_app(ConvNet((4,), hidden=8, convolutions=1).eval(), demo.LOOPBACK)
+    seen = TestClient(app, "http://127.0.0.1:8000").post("/see", content=png(3)).json()
+    assert [layer["name"] for layer in seen["layers"]] == ["relu1"]
+
+
 @pytest.mark.parametrize("path", ["/read", "/see"])
 @pytest.mark.parametrize(
     "body", [b"", b"hello", png(3)[:80], b"GIF89a", b"BM" + bytes(60)], ids=range(5)

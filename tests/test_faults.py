@@ -274,6 +274,10 @@ def finished(smoke: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.glob("**/*") if path.is_file()}
+
+
 def flip_a_bit(contents: bytes) -> bytes:
     middle = len(contents) // 2
     return contents[:middle] + bytes([contents[middle] ^ 1]) + contents[middle + 1 :]
@@ -303,6 +307,41 @@ def test_a_damaged_checkpoint_is_refused_and_a_whole_one_named(
     # `auto` says so, and takes that one.
     path, damaged = newest_checkpoint(Path("runs"))
     assert path == Path(FOLDER, "checkpoints", "best.ckpt") and LAST in damaged[0]
+
+
+def test_a_damaged_file_that_is_of_no_run_names_no_other(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
+    folder = finished / "mine"
+    folder.mkdir()
+    (folder / "last.ckpt").write_bytes(b"")
+    message = call(monkeypatch, "test", "--ckpt_path", "mine/last.ckpt")
+    assert message == "error: mine/last.ckpt is damaged or not a checkpoint"
+
+
+def test_auto_looks_in_the_folder_of_the_version_that_is_given(
+    finished: Path, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
+    version = "--trainer.logger.init_args.version=two"
+    for _ in range(2):  # the second time it goes on from its own end
+        arguments = [*PLAIN, "--data.root", root, "--ckpt_path=auto", version, *ONE]
+        assert call(monkeypatch, "fit", *arguments, "--trainer.max_steps=8") == 0
+        names = {path.name for path in Path("runs/smoke").iterdir()}
+        assert names == {"version_0", "two"}
+    assert read_checkpoint("runs/smoke/two/checkpoints/last.ckpt")["global_step"] == 8
+
+
+def test_another_version_goes_on_in_its_own_folder(
+    finished: Path, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
+    before = contents(Path(FOLDER))
+    arguments = [*PLAIN, "--data.root", root, f"--ckpt_path={LAST}", *ONE]
+    assert call(monkeypatch, "fit", *arguments, "--trainer.logger.init_args.version=two") == 0
+    assert contents(Path(FOLDER)) == before
+    assert Path("runs/smoke/two/config.yaml").is_file()
 
 
 def test_auto_starts_afresh_where_there_is_nothing(root: str, tmp_path: Path) -> None:
@@ -377,12 +416,14 @@ def test_a_weight_that_is_not_finite_is_not_saved() -> None:
 
 
 def test_a_run_does_not_write_over_another(finished: Path, root: str) -> None:
-    before = (finished / LAST).read_bytes()
+    (finished / "best.ckpt").write_bytes((finished / LAST).read_bytes())
+    before = contents(finished)
     again = ["--data.root", root, "--trainer.logger.init_args.version=0", *ONE]
-    done = run("fit", *SMOKE, *again, cwd=finished)
-    assert done.returncode == 1
-    assert "holds another run's checkpoints: go on from them with --ckpt_path auto" in done.stderr
-    assert (finished / LAST).read_bytes() == before
+    for where in ([], ["--ckpt_path=best.ckpt"]):
+        done = run("fit", *SMOKE, *again, *where, cwd=finished)
+        assert done.returncode == 1
+        assert "another run's checkpoints: go on from them with --ckpt_path auto" in done.stderr
+        assert contents(finished) == before
 
 
 # -- data

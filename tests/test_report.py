@@ -110,6 +110,17 @@ def test_a_file_without_a_run_gives_a_report_without_curves_and_replaces_the_las
     assert "no curves" in text and "<th scope=row>hidden</th><td>4</td>" in text
 
 
+def test_pictures_that_no_report_made_are_left_alone(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "curves.png").write_text("mine")
+    Path("n.safetensors").write_bytes(to_safetensors(ConvNet((2, 2), 4)))
+    where = ["--data_root", root, "--output_dir", "."]
+    assert call(monkeypatch, "--ckpt_path", "n.safetensors", *where) == 0
+    assert (tmp_path / "curves.png").read_text() == "mine"
+
+
 def test_a_network_without_mistakes_has_a_report_too(
     root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
