@@ -195,6 +195,8 @@ def main() -> None:
         sys.exit(f"error: {error.name} is missing: pip install 'mnist_lightning[export]'")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

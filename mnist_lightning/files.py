@@ -1,7 +1,8 @@
 """Writing files so that no reader ever sees half of one."""
 
 import os
-import tempfile
+import secrets
+import shutil
 from pathlib import Path
 
 
@@ -11,6 +12,8 @@ def replace_file(path: Path, contents: bytes) -> None:
     The contents are written beside the file, flushed to the disk and renamed, so neither a kill,
     nor a full disk, nor two processes that write the same file leave half of it.
 
+    A file that is there keeps its permissions, and a link stays a link to it.
+
     Args:
         path: The file; its folder must exist.
         contents: All that the file shall hold.
@@ -18,18 +21,19 @@ def replace_file(path: Path, contents: bytes) -> None:
     Raises:
         OSError: If the file can't be written; what was there before is there still.
     """
+    target = Path(os.path.realpath(path))
+    partial = target.with_name(f".{target.name[:50]}.{secrets.token_hex(8)}")
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            try:
+        try:
+            with partial.open("xb") as file:
                 file.write(contents)
                 file.flush()
                 os.fsync(file.fileno())
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+            if target.exists():
+                shutil.copymode(target, partial)
+            os.replace(partial, target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise OSError(f"{path}: could not write it: {error.strerror}") from error

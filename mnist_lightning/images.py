@@ -20,7 +20,7 @@ from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-MAX_PIXELS = 50_000_000  # a picture needs 3 or 4 bytes a pixel, whatever its file's size
+MAX_PIXELS = 50_000_000  # one takes up to 20 bytes while it is read, whatever the file's size
 MIN_SIDE = 8  # pixels
 
 SIDE = 192  # pixels of a picture's long side, in which its ink is looked for

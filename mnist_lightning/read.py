@@ -13,6 +13,7 @@ import argparse
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +50,7 @@ def read_files(
     images, thumbnails, errors = {}, {}, {}
     for name in tqdm(names, "read", delay=2, leave=False):  # shown after 2 seconds
         try:
-            picture = open_picture(sys.stdin.buffer.read() if name == "-" else name)
+            picture = open_picture(_standard_input() if name == "-" else name)
             images[name] = to_mnist(picture)
             thumbnails[name] = ImageOps.contain(flatten(picture), (TILE, TILE))
         except (ValueError, OSError) as error:
@@ -153,6 +154,12 @@ def _shorten(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Ima
     return ""
 
 
+def _standard_input() -> bytes:
+    if sys.stdin is None:
+        raise OSError("there is no standard input")
+    return sys.stdin.buffer.read()
+
+
 def _printable(name: str) -> str:
     """Return a file's name with a `?` for what is not UTF-8 in it, or would move the cursor."""
     return "".join(c if c.isprintable() else "?" for c in name.encode(errors="replace").decode())
@@ -196,14 +203,13 @@ def main() -> None:
         _check_output(options.show, ".png")
         names = expand(options.pictures)
         network = load(*options.ckpt_path)
+        readings, errors, thumbnails = read_files(names, network)
     except (ValueError, OSError) as error:
         parser.exit(2, f"error: {error}\n")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
-    readings, errors, thumbnails = read_files(names, network)
-    if readings:
-        print(table(readings), flush=True)
-    for name, reason in errors.items():
-        print(f"error: {_printable(name)}: {reason}", file=sys.stderr)
+    code: int | str = 1 if errors else 0
     try:
         if options.output:
             write = to_csv if options.output.suffix == ".csv" else to_json
@@ -213,8 +219,20 @@ def main() -> None:
             contact_sheet(readings, thumbnails).save(png, "PNG")
             replace_file(options.show, png.getvalue())
     except OSError as error:
-        sys.exit(f"error: {error}")
-    sys.exit(1 if errors else 0)
+        code = f"error: {error}"
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # names in any script
+    try:
+        if readings:
+            print(table(readings), flush=True)
+    except BrokenPipeError:  # `| head` has seen enough; Python would flush once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = f"error: standard output: {error.strerror}"
+    for name, reason in errors.items():
+        print(f"error: {_printable(name)}: {reason}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

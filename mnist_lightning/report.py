@@ -58,6 +58,13 @@ def main() -> None:
     parser.add_argument("--layer", help="whose feature maps to show; left out, the first ReLU's")
     parser.add_argument("--data_root", default="data", help="folder of the images: data")
     options = parser.parse_args()
+    try:
+        _make(options)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _make(options: argparse.Namespace) -> None:
     paths = options.ckpt_path
     try:
         _check_folder(options.output_dir)

@@ -139,6 +139,17 @@ def processor() -> str:
     return f"{name}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else name
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return a row's lines; none where it has no file."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError:
+        sys.exit(
+            f"error: {path} holds a line that is cut short: delete it, and its seed runs again"
+        )
+
+
 def show(lines: list[dict[str, Any]]) -> None:
     """Print each metric's mean, standard deviation, minimum and maximum over the seeds."""
     names = [
@@ -168,11 +179,14 @@ def main() -> None:
         parser.error("--ensemble reads the test set: it wants --test")
 
     path = RESULTS / f"{options.row}.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = read_lines(path)
     command = f"fit {' '.join(fit_arguments)}"
     if not options.show:
         if lines and lines[0]["command"] != command:
             sys.exit(f"error: {path} holds runs of another command: {lines[0]['command']}")
+        if lines and options.test != ("test/accuracy" in lines[0]):
+            was = "not tested: leave out --test" if options.test else "tested: give --test"
+            sys.exit(f"error: the runs in {path} were {was}, or choose another row")
         done = {line["seed"] for line in lines}
         path.parent.mkdir(parents=True, exist_ok=True)
         for seed in [seed for seed in options.seeds if seed not in done]:

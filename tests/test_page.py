@@ -1,3 +1,4 @@
+import contextlib
 import io
 import shutil
 import threading
@@ -7,10 +8,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
 from mnist_lightning import demo
 from mnist_lightning.archives import read_test_set
 from mnist_lightning.checkpoint import load
+from mnist_lightning.network import ConvNet
 
 pytestmark = pytest.mark.slow
 uvicorn = pytest.importorskip("uvicorn", reason="needs uvicorn")
@@ -60,17 +63,25 @@ CONTRAST = """(selector) => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    app = demo.create_app(load(), demo.LOOPBACK)
+@contextlib.contextmanager
+def serve(network: nn.Module) -> Iterator[str]:
+    app = demo.create_app(network, demo.LOOPBACK)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
         assert thread.is_alive()
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with serve(load()) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -279,3 +290,15 @@ def test_text_is_legible_by_day_and_night(page: "playwright.Page") -> None:
     expect_digit(page, 7)
     for selector in ("h1", "#note", "#digit", "#probability", "#bars li", "#bars .first", "kbd"):
         assert page.evaluate(CONTRAST, selector) >= 4.5, selector
+
+
+def test_a_layer_without_maps_is_not_shown(browser: "playwright.Browser") -> None:
+    with serve(ConvNet((4,), hidden=8, convolutions=1).eval()) as address:
+        page = browser.new_page()
+        page.goto(address)
+        draw(page, ONE)
+        page.mouse.up()
+        playwright.expect(page.locator("#relu1-size")).to_have_text("4 feature maps of 13 × 13")
+        playwright.expect(page.locator("#relu1")).to_be_visible()
+        playwright.expect(page.locator("#relu2")).to_be_hidden()
+        page.close()

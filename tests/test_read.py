@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -134,6 +135,35 @@ def test_a_wrong_command_is_refused_before_any_picture_is_read(
     assert printed.err.startswith(f"error: {message}") and printed.err.count("\n") == 1
     assert printed.out == ""
     assert sorted(photos.iterdir()) == before
+
+
+@pytest.mark.parametrize("output", ["/dev/full", "closed"])
+def test_readings_are_written_though_they_cannot_be_printed(
+    output: str, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "photos/a.png").rename(tmp_path / "photos/ä.png")
+    command = [sys.executable, "-m", TOOL, "photos", "--output", "readings.csv"]
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| head` does in the end
+    with open(writer if output == "closed" else output, "w") as stdout:
+        done = subprocess.run(
+            command, cwd=tmp_path, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=120
+        )
+    assert (tmp_path / "readings.csv").read_text().count("\n") == 4
+    assert "Traceback" not in done.stderr
+    if output == "closed":
+        assert done.returncode == 0 and done.stderr == ""
+    else:
+        assert done.returncode == 1 and done.stderr.startswith("error: ")
+
+
+def test_a_terminal_of_few_letters_is_enough(photos: Path, tmp_path: Path) -> None:
+    (photos / "a.png").rename(photos / "ä.png")
+    command = [sys.executable, "-m", TOOL, "photos/ä.png"]
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=tmp_path, env=ascii_only, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert b"photos/?.png" in done.stdout
 
 
 def test_the_sheet_shows_what_the_network_saw(

@@ -219,6 +219,9 @@ function show(answer) {
   });
   if (answer) layers = answer.layers;
   paint($("image"), answer ? bytes(answer.image) : new Uint8Array(784), 28, GREY);
+  for (const name of ["relu1", "relu2"]) { // a small network's second one has no maps
+    $(name).closest("figure").hidden = !layers.some((layer) => layer.name === name);
+  }
   for (const { name, count, size, pixels } of layers) {
     const maps = answer ? bytes(pixels) : new Uint8Array(count * size ** 2);
     paint($(name), maps, size, HEAT);
