@@ -162,13 +162,18 @@ class CLI(LightningCLI):
         """Refuse to write over another run, before anything is written.
 
         Raises:
-            ValueError: If the folder of a run that begins anew holds checkpoints.
+            ValueError: If the run's folder holds checkpoints, and it does not go on from the newest
+                of them.
         """
         last = self.checkpoints[-1]
         last.setup(self.trainer, self.model, "fit")  # finds its folder
-        if not self.goes_on and list(Path(str(last.dirpath)).glob("*.ckpt")):
+        folder, start = Path(str(last.dirpath)), self.config.fit.ckpt_path
+        newest = max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, default=None)
+        goes_on = self.goes_on or (start and newest and newest.samefile(start))
+        saves = not self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        if newest and saves and not goes_on:
             raise ValueError(
-                f"{last.dirpath} holds another run's checkpoints: "
+                f"{folder} holds another run's checkpoints: "
                 "go on from them with --ckpt_path auto, or give this run a folder of its own"
             )
 
@@ -198,9 +203,15 @@ class CLI(LightningCLI):
             raise PermissionError(f"output: {folder} can't be written")
 
     def predict(self, **kwargs: Any) -> None:
-        """Write the digit and the probabilities of every image to a CSV file."""
+        """Write the digit and the probabilities of every image to a CSV file.
+
+        Raises:
+            ValueError: If there is no image.
+        """
         batches = self.trainer.predict(**kwargs)
-        shares = [batches]
+        if not batches:
+            raise ValueError("nothing to predict: trainer.limit_predict_batches leaves no batch")
+        shares: list[Any] = [batches]
         if self.trainer.world_size > 1:
             shares = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(shares, batches)

@@ -78,6 +78,7 @@ def test_a_library_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
         (["test", "--config", str(CONFIGS / "base.yaml")], "model.channels is (32, 64) here"),
         (["predict", "--output=nowhere/p.csv"], "output: there is no folder nowhere"),
         (["predict", "--output=."], "output: . is a folder: name a file in it"),
+        (["predict", "--trainer.limit_predict_batches=0"], "nothing to predict"),
     ],
 )
 def test_what_contradicts_the_checkpoint_is_refused(

@@ -426,6 +426,19 @@ def test_a_run_does_not_write_over_another(finished: Path, root: str) -> None:
         assert contents(finished) == before
 
 
+def test_a_run_without_a_logger_goes_on_from_its_newest_checkpoint_alone(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["fit", *PLAIN, "--data.root", root, "--trainer.logger=false", *ONE]
+    assert call(monkeypatch, *command) == 0
+    for start in ([], ["--ckpt_path=checkpoints/best.ckpt"]):
+        message = call(monkeypatch, *command, *start)
+        assert isinstance(message, str) and "holds another run's checkpoints" in message
+    assert call(monkeypatch, *command, "--ckpt_path=checkpoints/last.ckpt") == 0
+    assert call(monkeypatch, *command, "--trainer.fast_dev_run=true") == 0
+
+
 # -- data
 
 
