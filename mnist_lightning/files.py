@@ -12,7 +12,8 @@ def replace_file(path: Path, contents: bytes) -> None:
     The contents are written beside the file, flushed to the disk and renamed, so neither a kill,
     nor a full disk, nor two processes that write the same file leave half of it.
 
-    A file that is there keeps its permissions, and a link stays a link to it.
+    A file that is there keeps its permissions, and a link stays a link to it. A pipe or a device
+    is written into.
 
     Args:
         path: The file; its folder must exist.
@@ -24,6 +25,9 @@ def replace_file(path: Path, contents: bytes) -> None:
     target = Path(os.path.realpath(path))
     partial = target.with_name(f".{target.name[:50]}.{secrets.token_hex(8)}")
     try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(contents)
+            return
         try:
             with partial.open("xb") as file:
                 file.write(contents)

@@ -36,6 +36,15 @@ def test_a_name_may_be_as_long_as_the_system_takes(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a" * 255]
 
 
+def test_a_pipe_is_written_into_and_stays_one(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    replace_file(pipe, b"x")
+    assert os.read(reader, 9) == b"x" and pipe.is_fifo()
+    os.close(reader)
+
+
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError, match="folder: could not write it"):
