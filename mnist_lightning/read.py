@@ -220,16 +220,15 @@ def main() -> None:
             replace_file(options.show, png.getvalue())
     except OSError as error:
         code = f"error: {error}"
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # names in any script
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # either may be closed
+        stream.reconfigure(errors="replace")  # names in any script
     try:
         if readings:
             print(table(readings), flush=True)
-    except BrokenPipeError:  # `| head` has seen enough; Python would flush once more at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = f"error: standard output: {error.strerror}"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
+        if not isinstance(error, BrokenPipeError):  # `| head` has seen enough
+            code = f"error: standard output: {error.strerror}"
     for name, reason in errors.items():
         print(f"error: {_printable(name)}: {reason}", file=sys.stderr)
     sys.exit(code)
