@@ -3,20 +3,39 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mnist_lightning.checkpoint import load
-from mnist_lightning.images import Reading, read
-from mnist_lightning.network import ConvNet
-
 if TYPE_CHECKING:
-    from mnist_lightning.classifier import MNISTClassifier
-    from mnist_lightning.data import MNISTDataModule
+    from mnist_lightning.checkpoint import load
+    from mnist_lightning.data.module import MNISTDataModule
+    from mnist_lightning.network import ConvNet, Ensemble
+    from mnist_lightning.reading.reader import Reading, read
+    from mnist_lightning.training.classifier import MNISTClassifier
+    from mnist_lightning.training.trainer import Trainer
 
-__all__ = ["ConvNet", "MNISTClassifier", "MNISTDataModule", "Reading", "load", "read"]
+__all__ = [
+    "ConvNet",
+    "Ensemble",
+    "MNISTClassifier",
+    "MNISTDataModule",
+    "Reading",
+    "Trainer",
+    "load",
+    "read",
+]
+
+_ROOMS = {
+    "ConvNet": "network",
+    "Ensemble": "network",
+    "MNISTClassifier": "training.classifier",
+    "MNISTDataModule": "data.module",
+    "Reading": "reading.reader",
+    "Trainer": "training.trainer",
+    "load": "checkpoint",
+    "read": "reading.reader",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import Lightning for those who train only: it takes as long as all else together."""
-    rooms = {"MNISTClassifier": "classifier", "MNISTDataModule": "data"}
-    if name not in rooms:
+    """Import a name when it is first used: torch and Lightning take seconds (PEP 562)."""
+    if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{rooms[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)

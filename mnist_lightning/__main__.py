@@ -1,6 +1,62 @@
-"""Runs the command line: python -m mnist_lightning."""
+"""The front door: python -m mnist_lightning COMMAND, or mnist-lightning COMMAND.
 
-from mnist_lightning.cli import main
+It opens a command's room only when it is asked for, so that its own help waits for no import.
+"""
+
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+
+TRAINING = {
+    "fit": "train a network",
+    "validate": "measure a checkpoint on its validation images",
+    "test": "measure a checkpoint on the test images",
+    "predict": "write a checkpoint's probabilities for each image to a CSV file",
+}
+USE = {
+    "read": "read the digits in pictures",
+    "report": "show what a network learned and where it errs, on one page",
+    "export": "write a network for other programs: ONNX, torch.export, safetensors",
+    "demo": "serve a page to draw a digit on",
+}
+HELP = """usage: python -m mnist_lightning COMMAND ...
+
+A small convolutional network on MNIST, in PyTorch Lightning.
+
+train and measure:
+{training}
+
+use a trained network:
+{use}
+
+python -m mnist_lightning COMMAND --help says what a command takes. To begin:
+
+  python -m mnist_lightning fit --config configs/base.yaml
+  python -m mnist_lightning test --ckpt_path runs/base/version_0/checkpoints/best.ckpt
+  python -m mnist_lightning read photo.jpg
+"""
+
+
+def main() -> None:
+    """Run the command that the command line names."""
+    command, *arguments = sys.argv[1:] or ["--help"]
+    if command in ("-h", "--help"):
+        groups = ("\n".join(f"  {k:10}{v}" for k, v in group.items()) for group in (TRAINING, USE))
+        print(HELP.format(**dict(zip(("training", "use"), groups, strict=True))), end="")
+    elif command == "--version":
+        from importlib.metadata import version
+
+        print(f"mnist_lightning {version('mnist_lightning')}")
+    elif command in TRAINING:
+        import_module("mnist_lightning.training.cli").main()
+    elif command in USE:
+        import_module(f"mnist_lightning.commands.{command}").main(arguments)
+    else:
+        near = get_close_matches(command, [*TRAINING, *USE], n=1)
+        hint = f"did you mean {near[0]}?" if near else "--help lists them all"
+        print(f"error: there is no command {command!r}: {hint}", file=sys.stderr)
+        sys.exit(2)
+
 
 if __name__ == "__main__":
     main()

@@ -61,26 +61,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """Find the newest whole checkpoint at any depth of a folder.
-
-    Args:
-        folder: A run's folder, or one of several runs; it need not exist.
-
-    Returns:
-        Its path, or None where there is none, and a line for each newer file that is damaged.
-    """
-    damaged: list[str] = []
-    paths = folder.glob("**/checkpoints/*.ckpt")
-    for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True):
-        try:
-            read_checkpoint(path)
-            return path, damaged
-        except ValueError as error:
-            damaged.append(str(error))
-    return None, damaged
-
-
 def load(*paths: str | Path) -> ConvNet | Ensemble:
     """Load a trained network, ready to use.
 

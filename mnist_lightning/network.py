@@ -1,4 +1,4 @@
-"""The network: torch only, images in, logits out."""
+"""The network, and what it takes in: torch only, images in, logits out."""
 
 import math
 from collections import OrderedDict
@@ -148,6 +148,18 @@ class Ensemble(nn.Module):
             pairs = zip(self.members, shares, strict=True)
             return torch.cat([member(share) for member, share in pairs])
         return _mean_answer([member(pixels) for member in self.members])
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Turn stored images into what the network takes.
+
+    Args:
+        images: uint8 `(B, H, W)`, 0 to 255.
+
+    Returns:
+        float32 `(B, 1, H, W)` in [0, 1].
+    """
+    return images.unsqueeze(1).float().div_(255)
 
 
 def members(network: "ConvNet | Ensemble") -> list[ConvNet]:

@@ -42,12 +42,11 @@ from seeds import processor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from mnist_lightning.augment import to_pixels, warp
-from mnist_lightning.callbacks import Throughput
 from mnist_lightning.checkpoint import NETWORK_SETTINGS
-from mnist_lightning.cli import keep_freed_memory
-from mnist_lightning.data import MNISTDataModule
-from mnist_lightning.network import ConvNet
+from mnist_lightning.data.augment import warp
+from mnist_lightning.data.module import MNISTDataModule
+from mnist_lightning.network import ConvNet, to_pixels
+from mnist_lightning.training.speed import Throughput, keep_freed_memory
 
 BASE = Path(__file__).parents[1] / "configs" / "base.yaml"
 Rows = list[dict[str, Any]]

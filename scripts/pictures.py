@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -29,13 +28,15 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from mnist_lightning import figures
-from mnist_lightning.augment import affine_table, to_pixels, warp
 from mnist_lightning.checkpoint import load
-from mnist_lightning.classifier import MNISTClassifier
-from mnist_lightning.data import MNISTDataModule
-from mnist_lightning.figures import BLUE, GREY, INK, PAD, PALE, VERMILION, layer_output
+from mnist_lightning.data.augment import affine_table, warp
+from mnist_lightning.data.module import MNISTDataModule
+from mnist_lightning.figures.measures import layer_output
+from mnist_lightning.figures.style import BLUE, GREY, INK, PAD, PALE, VERMILION, house_style
 from mnist_lightning.files import replace_file
-from mnist_lightning.network import members
+from mnist_lightning.network import members, to_pixels
+from mnist_lightning.text import percent
+from mnist_lightning.training.classifier import MNISTClassifier
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,7 +96,7 @@ def main() -> None:
         PICTURES.mkdir(parents=True, exist_ok=True)
         for name, draw in drawings.items():
             if options.only in (None, name):
-                with matplotlib.rc_context(figures.STYLE):
+                with house_style():
                     contents = figures.to_png(draw(), DPI)
                 replace_file(PICTURES / f"{name}.png", contents)
                 print(f"{name}: {PICTURES / name}.png, {len(contents) / 1000:.0f} kB")
@@ -266,7 +267,7 @@ def softmax(network: nn.Module, pixels: Tensor, label: int) -> Figure:
     colors = [BLUE if digit == label else "#b0b0ac" for digit in range(10)]
     for axes, values, texts, name in (
         (middle, logits, [signed(value) for value in logits], "logit"),
-        (right, 100 * probabilities, [percent(p) for p in probabilities], "probability (%)"),
+        (right, 100 * probabilities, [percent(float(p)) for p in probabilities], "probability (%)"),
     ):
         axes.barh(range(10), values.numpy(), color=colors)
         for digit, text in enumerate(texts):
@@ -502,11 +503,6 @@ def frame(axes: "Axes", rows: slice, columns: slice, color: str = VERMILION) -> 
 def signed(value: Any, digits: int = 2) -> str:
     """Write a number with a true minus sign, and none before a zero."""
     return f"{round(float(value), digits) + 0.0:.{digits}f}".replace("-", "−")
-
-
-def percent(probability: Tensor) -> str:
-    """Write a probability so that nothing possible looks impossible."""
-    return "< 0.1%" if probability < 0.0005 else f"{100 * float(probability):.1f}%"
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
 from mnist_lightning import figures, load
-from mnist_lightning.archives import read_test_set
-from mnist_lightning.augment import to_pixels
+from mnist_lightning.data.datasets import read_test_set
+from mnist_lightning.figures.style import BLUE, GREY, INK, PALE, VERMILION, house_style
+from mnist_lightning.network import to_pixels
 
 RESULTS = Path("docs/results/robustness.json")
 PICTURE = Path("docs/pictures/robustness.png")
@@ -153,16 +154,15 @@ def page(rows: dict[str, dict[str, list[list[float]]]]) -> str:
 
 def draw(rows: dict[str, dict[str, list[list[float]]]]) -> Any:
     """Return a figure: a panel for each kind of change, a line for each row."""
-    import matplotlib
     from matplotlib.figure import Figure
 
     styles = [
-        {"color": figures.VERMILION, "marker": "s", "linestyle": "--"},
-        {"color": figures.BLUE, "marker": "o", "linestyle": "-"},
-        {"color": figures.GREY, "marker": "^", "linestyle": ":"},
-        {"color": figures.INK, "marker": "d", "linestyle": "-."},
+        {"color": VERMILION, "marker": "s", "linestyle": "--"},
+        {"color": BLUE, "marker": "o", "linestyle": "-"},
+        {"color": GREY, "marker": "^", "linestyle": ":"},
+        {"color": INK, "marker": "d", "linestyle": "-."},
     ]
-    with matplotlib.rc_context(figures.STYLE):
+    with house_style():
         figure = Figure(figsize=(8.3, 4.6))
         panels = figure.subplots(2, 4, sharey=True).flat
         for axes, (kind, (unit, levels)) in zip(panels, GRID.items(), strict=False):
@@ -171,10 +171,10 @@ def draw(rows: dict[str, dict[str, list[list[float]]]]) -> Any:
                 means = [100 * statistics.mean(accuracies[kind][i]) for i in order]
                 label = ROWS[name].replace("`", "")
                 axes.plot([levels[i] for i in order], means, label=label, markersize=4, **style)
-            axes.set_title(kind, color=figures.INK, weight="bold")
+            axes.set_title(kind, color=INK, weight="bold")
             axes.set_xlabel(unit)
             axes.set_ylim(0, 102)
-            axes.grid(color=figures.PALE)
+            axes.grid(color=PALE)
             axes.set_axisbelow(True)
         for axes in (panels[0], panels[4]):
             axes.set_ylabel("accuracy (%)")

@@ -29,8 +29,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnist_lightning.checkpoint import load, read_checkpoint
-from mnist_lightning.classifier import MNISTClassifier
-from mnist_lightning.data import MNISTDataModule
+from mnist_lightning.data.module import MNISTDataModule
+from mnist_lightning.training.classifier import MNISTClassifier
 
 RESULTS = Path("docs/results")
 

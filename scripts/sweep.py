@@ -42,7 +42,7 @@ from pathlib import Path
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mnist_lightning.checkpoint import newest_checkpoint
+from mnist_lightning.runs import newest_checkpoint
 
 try:
     import optuna

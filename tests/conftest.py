@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mnist_lightning import cli
-from mnist_lightning.data import MNISTDataModule
+from mnist_lightning.__main__ import main as front_door
+from mnist_lightning.data.module import MNISTDataModule
 
 # LightningCLI 2.6 calls what newer jsonargparse deprecates; users do not see these warnings.
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
@@ -41,7 +41,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int | str | Non
     """Run the command line in this process; return what it exits with, 0 where it just ends."""
     monkeypatch.setattr(sys, "argv", ["python -m mnist_lightning", *map(str, arguments)])
     try:
-        cli.main()
+        front_door()
     except SystemExit as exit_:
         return exit_.code
     return 0

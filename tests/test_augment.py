@@ -6,8 +6,9 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import affine
 
-from mnist_lightning.augment import affine_table, to_pixels, warp
-from mnist_lightning.data import MNISTDataModule
+from mnist_lightning.data.augment import affine_table, warp
+from mnist_lightning.data.module import MNISTDataModule
+from mnist_lightning.network import to_pixels
 
 ARTICLE = {"rotation": 8.0, "shift": 0.08, "shear": 0.3, "zoom": 0.08}
 NOTHING = {"rotation": 0.0, "shift": 0.0, "shear": 0.0, "zoom": 0.0}

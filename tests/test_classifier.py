@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.loggers import CSVLogger
 
-from mnist_lightning.callbacks import Throughput
-from mnist_lightning.classifier import MNISTClassifier
-from mnist_lightning.data import MNISTDataModule
+from mnist_lightning.data.module import MNISTDataModule
+from mnist_lightning.training.classifier import MNISTClassifier
+from mnist_lightning.training.speed import Throughput
 
 
 def small(**arguments: object) -> MNISTClassifier:

@@ -9,8 +9,8 @@ import yaml
 from conftest import CONFIGS, SMOKE, call
 from lightning.pytorch.callbacks import ProgressBar
 
-from mnist_lightning import cli
 from mnist_lightning.checkpoint import read_checkpoint
+from mnist_lightning.training import cli
 
 CHECKPOINT = "runs/smoke/version_0/checkpoints/best.ckpt"
 
@@ -38,8 +38,8 @@ CHECKPOINT = "runs/smoke/version_0/checkpoints/best.ckpt"
         (["fit", "--trainer.precision=64"], "trainer.precision 64-true: "),
         (["test"], "test needs --ckpt_path FILE"),
         (["predict"], "predict needs --ckpt_path FILE"),
-        (["train"], "invalid choice: 'train'"),
-        ([], "subcommand"),
+        (["train"], "there is no command 'train'"),
+        (["reads"], "did you mean read?"),
     ],
 )
 def test_a_mistake_gives_one_line_and_leaves_nothing(
@@ -190,7 +190,7 @@ def test_base_yaml_states_the_defaults(
     base["trainer"]["logger"]["init_args"]["name"] = "mnist"
     assert defaults["trainer"].pop("callbacks") is None
     (pictures,) = base["trainer"].pop("callbacks")  # the one thing that it adds
-    assert pictures["class_path"] == "mnist_lightning.callbacks.Pictures"
+    assert pictures["class_path"] == "mnist_lightning.training.tensorboard.Pictures"
     assert base == defaults
 
 

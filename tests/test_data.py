@@ -12,9 +12,10 @@ import pytest
 import torch
 from torchvision import datasets
 
-from mnist_lightning.batches import Batches, stratified_sample
-from mnist_lightning.data import ARCHIVES, MNISTDataModule
-from mnist_lightning.predictions import write_predictions
+from mnist_lightning.data.batches import Batches, stratified_sample
+from mnist_lightning.data.datasets import ARCHIVES
+from mnist_lightning.data.module import MNISTDataModule
+from mnist_lightning.data.predictions import write_predictions
 
 UNPACKED_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",

@@ -1,7 +1,6 @@
 import asyncio
 import io
 import re
-import runpy
 import signal
 import socket
 import subprocess
@@ -17,13 +16,13 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from conftest import call
 from PIL import Image, ImageDraw
 
-from mnist_lightning import demo
-from mnist_lightning.archives import read_test_set
-from mnist_lightning.augment import to_pixels
-from mnist_lightning.images import read
-from mnist_lightning.network import ConvNet
+from mnist_lightning.commands import demo
+from mnist_lightning.data.datasets import read_test_set
+from mnist_lightning.network import ConvNet, to_pixels
+from mnist_lightning.reading.reader import read
 
 with warnings.catch_warnings():  # that it will speak by another library than httpx some day
     warnings.simplefilter("ignore")
@@ -272,34 +271,26 @@ def test_the_mistakes_are_those_that_the_network_makes(
         assert mistake["label"] != mistake["read"]
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int | str | None:
-    monkeypatch.setattr(sys, "argv", ["demo", *map(str, arguments)])
-    monkeypatch.delitem(sys.modules, "mnist_lightning.demo", raising=False)
-    with pytest.raises(SystemExit) as exit_:
-        runpy.run_module("mnist_lightning.demo", run_name="__main__")
-    return exit_.value.code
-
-
 def test_what_keeps_it_from_starting_is_said_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert re.fullmatch(
-        r"error: .*missing\.ckpt", str(call(monkeypatch, "--ckpt_path", "missing.ckpt"))
+        r"error: .*missing\.ckpt", str(call(monkeypatch, "demo", "--ckpt_path", "missing.ckpt"))
     )
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        said = str(call(monkeypatch, "--port", port))
+        said = str(call(monkeypatch, "demo", "--port", port))
         assert re.fullmatch(rf"error: .*{port}.*--port.*", said)
-    assert call(monkeypatch, "--port", 65536) == 2
+    assert call(monkeypatch, "demo", "--port", 65536) == 2
     assert "65535" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "fastapi", None)
-    said = str(call(monkeypatch))
+    said = str(call(monkeypatch, "demo"))
     assert said == "error: fastapi is missing: pip install 'mnist_lightning[demo]'"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a signal")
 def test_it_serves_until_ctrl_c_and_ends_quietly(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mnist_lightning.demo", "--port", "0", "--no_browser"]
+    command = [sys.executable, "-m", "mnist_lightning", "demo", "--port", "0", "--no_browser"]
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as server:

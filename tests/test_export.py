@@ -8,35 +8,25 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import CONFIGS
+from conftest import CONFIGS, call
 
-from mnist_lightning.archives import read_test_set
-from mnist_lightning.augment import to_pixels
 from mnist_lightning.checkpoint import PRETRAINED, load, to_safetensors
-from mnist_lightning.export import largest_difference, main
-from mnist_lightning.network import ConvNet
+from mnist_lightning.commands.export import largest_difference
+from mnist_lightning.data.datasets import read_test_set
+from mnist_lightning.network import ConvNet, to_pixels
 
 
 @pytest.fixture(scope="module")
 def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the shipped network as ONNX, made by the real command."""
     folder = tmp_path_factory.mktemp("export")
-    command = [sys.executable, "-m", "mnist_lightning.export", "model.onnx"]
+    command = [sys.executable, "-m", "mnist_lightning", "export", "model.onnx"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "arn" not in done.stderr  # no warning
     assert "the same digits as torch for all 10,000 test images" in done.stdout
     assert [path.name for path in folder.iterdir()] == ["model.onnx"]  # one file, weights inside
     return folder / "model.onnx"
-
-
-def export(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int | str | None:
-    monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as exit_:
-        return exit_.code
-    return 0
 
 
 def test_onnxruntime_reads_every_test_image_as_torch_does(onnx_file: Path) -> None:
@@ -76,7 +66,7 @@ def test_pt2_runs_without_this_package(
     weights = tmp_path / "small.safetensors"
     torch.manual_seed(0)
     weights.write_bytes(to_safetensors(ConvNet(channels=(4,), hidden=16, views=views)))
-    assert export(monkeypatch, "--ckpt_path", weights, path) == 0
+    assert call(monkeypatch, "export", "--ckpt_path", weights, path) == 0
     extra_files: dict[str, Any] = {"labels": ""}
     program = torch.export.load(path, extra_files=extra_files).module()
     pixels = torch.rand(5, 1, 28, 28)
@@ -91,7 +81,7 @@ def test_safetensors_come_back_as_they_went(
 ) -> None:
     checkpoint = smoke / "runs/smoke/version_0/checkpoints/best.ckpt"
     path = tmp_path / "model.safetensors"
-    assert export(monkeypatch, "--ckpt_path", checkpoint, path) == 0
+    assert call(monkeypatch, "export", "--ckpt_path", checkpoint, path) == 0
     expected, actual = load(checkpoint).state_dict(), load(path).state_dict()
     assert expected.keys() == actual.keys()
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
@@ -134,7 +124,7 @@ def test_mistakes_are_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert export(monkeypatch, *arguments) == message
+    assert call(monkeypatch, "export", *arguments) == message
     assert not list(tmp_path.iterdir())
 
 
@@ -149,6 +139,6 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(builtins, "__import__", without)
     for module in [name for name in sys.modules if name.startswith(("onnxscript", "onnxruntime"))]:
         monkeypatch.delitem(sys.modules, module)
-    message = export(monkeypatch, tmp_path / "model.onnx")
+    message = call(monkeypatch, "export", tmp_path / "model.onnx")
     assert str(message).endswith("is missing: pip install 'mnist_lightning[export]'")
     assert not list(tmp_path.iterdir())

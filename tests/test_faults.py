@@ -22,13 +22,14 @@ from conftest import PLAIN, SMOKE, call, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_data import assert_whole
 
-from mnist_lightning.callbacks import VerifiedCheckpointIO
-from mnist_lightning.checkpoint import load, newest_checkpoint, read_checkpoint
-from mnist_lightning.classifier import MNISTClassifier
-from mnist_lightning.data import MNISTDataModule
+from mnist_lightning.checkpoint import load, read_checkpoint
+from mnist_lightning.data.module import MNISTDataModule
+from mnist_lightning.runs import newest_checkpoint
+from mnist_lightning.training.classifier import MNISTClassifier
+from mnist_lightning.training.saving import VerifiedCheckpointIO
 
 ONE = ["--trainer.accelerator=cpu", "--trainer.devices=1"]
-PICTURES = ["--trainer.callbacks+=mnist_lightning.callbacks.Pictures"]
+PICTURES = ["--trainer.callbacks+=mnist_lightning.training.tensorboard.Pictures"]
 ENSEMBLE = [*ONE, *PICTURES, "--model.members=2"]
 AVERAGE = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9"]
 AVERAGED = [*ONE, *PICTURES, *AVERAGE]
@@ -511,7 +512,7 @@ def test_whole_files_need_no_writing(root: str, monkeypatch: pytest.MonkeyPatch)
     def fail(*_: object) -> None:
         raise OSError("read-only file system")
 
-    monkeypatch.setattr("mnist_lightning.data.replace_file", fail)
+    monkeypatch.setattr("mnist_lightning.data.datasets.replace_file", fail)
     prepare(Path(root))
 
 

@@ -13,9 +13,14 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassCalibrationError
 
 from mnist_lightning import figures
-from mnist_lightning.archives import read_test_set
-from mnist_lightning.augment import to_pixels
-from mnist_lightning.network import ConvNet, Ensemble
+from mnist_lightning.data.datasets import read_test_set
+from mnist_lightning.figures.measures import (
+    integrated_gradients,
+    layer_output,
+    wilson_interval,
+    worst,
+)
+from mnist_lightning.network import ConvNet, Ensemble, to_pixels
 
 torch.manual_seed(0)
 NETWORK = ConvNet((8, 16), 32).eval()
@@ -119,7 +124,7 @@ def test_mistakes_come_surest_first_and_say_what_was_read_and_what_is() -> None:
     probabilities[1, [7, 2]] = torch.tensor([0.6, 0.4])
     probabilities[2, [5, 3]] = torch.tensor([0.9999, 0.0001])
     probabilities[3, [9, 4]] = torch.tensor([0.8, 0.2])
-    assert figures.worst(probabilities, labels).tolist() == [2, 3, 1]
+    assert worst(probabilities, labels).tolist() == [2, 3, 1]
     figure = figures.mistakes(PIXELS[:4], labels, probabilities, num=2)
     (axes,) = figure.axes
     texts = [text.get_text() for text in axes.texts]
@@ -163,7 +168,7 @@ def test_wilsons_interval_is_the_published_one(
     hits: int, count: int, low: float, high: float
 ) -> None:
     # 81 of 263: Newcombe, 1998, Statistics in Medicine 17, table I.
-    ends = figures.wilson_interval(hits, count)
+    ends = wilson_interval(hits, count)
     assert [float(end) for end in ends] == pytest.approx([low, high], abs=1e-4)
 
 
@@ -175,14 +180,14 @@ def test_integrated_gradients_add_up_to_what_the_image_changes() -> None:
             logits = NETWORK(pixels)
         return logits[[0, 1], predicted] - logits[[0, 1], labels]
 
-    parts = figures.integrated_gradients(NETWORK, PIXELS[:2], predicted, labels, num_steps=256)
+    parts = integrated_gradients(NETWORK, PIXELS[:2], predicted, labels, num_steps=256)
     whole = margin(PIXELS[:2]) - margin(torch.zeros(2, 1, 28, 28))
     torch.testing.assert_close(parts.sum((1, 2, 3)), whole, rtol=0.02, atol=1e-3)
     assert (parts[PIXELS[:2] == 0] == 0).all()
 
 
 def test_feature_maps_are_the_layers_output_and_the_first_relu_by_default() -> None:
-    maps = figures.layer_output(NETWORK, PIXELS[:1], "relu1")[0]
+    maps = layer_output(NETWORK, PIXELS[:1], "relu1")[0]
     assert maps.shape == (8, 26, 26) and (maps >= 0).all()
     axes = figures.feature_maps(NETWORK, PIXELS[0]).axes[1]
     tiles = np.asarray(axes.images[0].get_array())
@@ -191,8 +196,8 @@ def test_feature_maps_are_the_layers_output_and_the_first_relu_by_default() -> N
 
 def test_an_ensembles_layers_are_found_by_name() -> None:
     ensemble = Ensemble([ConvNet((8, 16), 32), NETWORK]).eval()
-    maps = figures.layer_output(ensemble, PIXELS[:1], "members.1.relu1")
-    assert torch.equal(maps, figures.layer_output(NETWORK, PIXELS[:1], "relu1"))
+    maps = layer_output(ensemble, PIXELS[:1], "members.1.relu1")
+    assert torch.equal(maps, layer_output(NETWORK, PIXELS[:1], "relu1"))
     assert title(figures.feature_maps(ensemble, PIXELS[0])).startswith("members.0.relu1: ")
 
 

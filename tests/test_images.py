@@ -16,9 +16,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from torch import Tensor
 
-from mnist_lightning.archives import read_test_set
 from mnist_lightning.checkpoint import load
-from mnist_lightning.images import MAX_PIXELS, open_picture, read, read_images, to_mnist
+from mnist_lightning.data.datasets import read_test_set
+from mnist_lightning.reading.convention import to_mnist
+from mnist_lightning.reading.picture import MAX_PIXELS, open_picture
+from mnist_lightning.reading.reader import read, read_images
 
 SIDE = 240  # pixels of a scaled digit
 

@@ -14,9 +14,9 @@ from conftest import CONFIGS, PLAIN, SMOKE, call, run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mnist_lightning.archives import read_test_set
-from mnist_lightning.augment import to_pixels
 from mnist_lightning.checkpoint import read_checkpoint
+from mnist_lightning.data.datasets import read_test_set
+from mnist_lightning.network import to_pixels
 
 REPOSITORY = Path(__file__).parents[1]
 

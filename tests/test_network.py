@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mnist_lightning.figures import layer_output
+from mnist_lightning.figures.measures import layer_output
 from mnist_lightning.network import ConvNet, Ensemble, members
 
 

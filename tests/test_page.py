@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from torch import nn
 
-from mnist_lightning import demo
-from mnist_lightning.archives import read_test_set
 from mnist_lightning.checkpoint import load
+from mnist_lightning.commands import demo
+from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.network import ConvNet
 
 pytestmark = pytest.mark.slow

@@ -13,9 +13,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from mnist_lightning import figures
-from mnist_lightning.callbacks import Pictures
-from mnist_lightning.classifier import MNISTClassifier
-from mnist_lightning.data import MNISTDataModule
+from mnist_lightning.data.module import MNISTDataModule
+from mnist_lightning.figures.measures import layer_output, worst
+from mnist_lightning.training.classifier import MNISTClassifier
+from mnist_lightning.training.tensorboard import Pictures
 
 
 def fit(root: str, logger: Logger | None, *callbacks: pl.Callback, **data: Any) -> MNISTClassifier:
@@ -121,7 +122,7 @@ def test_the_embedding_is_what_the_hidden_layer_makes_of_validation_images(
     data.setup("fit")
     pixels = data.images[data.val_indices][:, None] / 255
     network = drawn.classifier.network.eval()
-    expected = figures.layer_output(network, pixels, "relu5")
+    expected = layer_output(network, pixels, "relu5")
     np.testing.assert_allclose(rows, expected, atol=6e-4)
     labels = (folder / "metadata.tsv").read_text().split()
     assert labels == [str(int(label)) for label in data.labels[data.val_indices]]
@@ -143,7 +144,7 @@ def test_the_confusion_matrix_and_the_mistakes_are_of_all_validation_images_once
     assert [len(labels) for _, labels in seen["confusion_matrix"]] == [250, 250]
     assert [int((p != labels).sum()) for p, labels in seen["confusion_matrix"]] == errors
     for pixels, labels, probabilities in seen["mistakes"]:
-        assert len(pixels) == len(labels) == len(figures.worst(probabilities, labels))
+        assert len(pixels) == len(labels) == len(worst(probabilities, labels))
     assert [len(pixels) for pixels, *_ in seen["mistakes"]] == errors
 
 
@@ -155,7 +156,9 @@ def test_the_first_process_draws_what_all_processes_saw(
 
     drawings: list[Any] = []
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
-    monkeypatch.setattr("mnist_lightning.callbacks._draw", lambda *args: drawings.append(args[1:]))
+    monkeypatch.setattr(
+        "mnist_lightning.training.tensorboard._draw", lambda *args: drawings.append(args[1:])
+    )
     trainer: Any = SimpleNamespace(
         loggers=[tensorboard(tmp_path)],
         sanity_checking=False,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnist_lightning.predictions import HEADER, read_predictions, write_predictions
+from mnist_lightning.data.predictions import HEADER, read_predictions, write_predictions
 
 ROW = "MNIST/test,7,3," + ",".join(["0.1"] * 10)
 

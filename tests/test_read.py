@@ -4,19 +4,19 @@ import csv
 import io
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import call
 from PIL import Image, ImageOps
 
-from mnist_lightning.archives import read_test_set
-from mnist_lightning.images import open_picture
+from mnist_lightning.commands.read import GAP, TILE
+from mnist_lightning.data.datasets import read_test_set
+from mnist_lightning.reading.picture import open_picture
 
-# Not to be imported: the module's name would hide the function `read` of the package.
-TOOL = "mnist_lightning.read"
+TOOL = ["-m", "mnist_lightning", "read"]
 
 
 @pytest.fixture
@@ -33,20 +33,12 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int | str | None:
-    """Run the tool in this process; return what it exits with."""
-    monkeypatch.setattr(sys, "argv", [TOOL, *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit_:
-        runpy.run_module(TOOL, run_name="__main__")
-    return exit_.value.code
-
-
 Capture = pytest.CaptureFixture[str]
 
 
 def test_a_folder_is_read_from_end_to_end(photos: Path, tmp_path: Path) -> None:
     arguments = ["photos", "--output", "readings.csv", "--show", "sheet.png"]
-    command = [sys.executable, "-X", "importtime", "-m", TOOL, *arguments]
+    command = [sys.executable, "-X", "importtime", *TOOL, *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     heading, *rows = done.stdout.splitlines()
@@ -70,7 +62,7 @@ def test_a_bad_file_is_named_and_the_others_are_read(
     (photos / "b.jpg").write_bytes(whole[: len(whole) // 2])
     Image.new("L", (50, 50), 255).save(photos / "blank.png")
     output = photos / "readings.json"
-    code = call(monkeypatch, photos, photos / "notes.txt", "none.png", "--output", output)
+    code = call(monkeypatch, "read", photos, photos / "notes.txt", "none.png", "--output", output)
     printed = capsys.readouterr()
     assert code == 1
     assert printed.err.splitlines() == [
@@ -90,7 +82,7 @@ def test_a_bad_file_is_named_and_the_others_are_read(
 
 def test_csv_and_json_hold_the_same(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for suffix in ("csv", "json"):
-        assert call(monkeypatch, photos, "--output", photos / f"readings.{suffix}") == 0
+        assert call(monkeypatch, "read", photos, "--output", photos / f"readings.{suffix}") == 0
     rows = list(csv.DictReader((photos / "readings.csv").read_text().splitlines()))
     entries = json.loads((photos / "readings.json").read_text())
     assert len(rows) == len(entries) == 3
@@ -106,7 +98,7 @@ def test_a_picture_comes_through_standard_input(
 ) -> None:
     contents = io.BytesIO((photos / "a.png").read_bytes())
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(contents))
-    assert call(monkeypatch, "-") == 0
+    assert call(monkeypatch, "read", "-") == 0
     assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["-", "7"]
 
 
@@ -130,10 +122,10 @@ def test_a_wrong_command_is_refused_before_any_picture_is_read(
     monkeypatch.chdir(photos)
     (photos / "empty").mkdir()
     before = sorted(photos.iterdir())
-    assert call(monkeypatch, "a.png", *arguments) == 2
+    said = call(monkeypatch, "read", "a.png", *arguments)
     printed = capsys.readouterr()
-    assert printed.err.startswith(f"error: {message}") and printed.err.count("\n") == 1
-    assert printed.out == ""
+    assert str(said).startswith(f"error: {message}") and "\n" not in str(said)
+    assert printed.out == printed.err == ""
     assert sorted(photos.iterdir()) == before
 
 
@@ -142,7 +134,7 @@ def test_readings_are_written_though_they_cannot_be_printed(
     output: str, photos: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "photos/a.png").rename(tmp_path / "photos/ä.png")
-    command = [sys.executable, "-m", TOOL, "photos", "--output", "readings.csv"]
+    command = [sys.executable, *TOOL, "photos", "--output", "readings.csv"]
     reader, writer = os.pipe()
     os.close(reader)  # as `| head` does in the end
     with open(writer if output == "closed" else output, "w") as stdout:
@@ -159,7 +151,7 @@ def test_readings_are_written_though_they_cannot_be_printed(
 
 def test_a_terminal_of_few_letters_is_enough(photos: Path, tmp_path: Path) -> None:
     (photos / "a.png").rename(photos / "ä.png")
-    command = [sys.executable, "-m", TOOL, "photos/ä.png"]
+    command = [sys.executable, *TOOL, "photos/ä.png"]
     ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, cwd=tmp_path, env=ascii_only, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -171,9 +163,8 @@ def test_the_sheet_shows_what_the_network_saw(
 ) -> None:
     image = read_test_set()[0][0]
     Image.fromarray(image.numpy()).save(photos / "a.png")  # which passes unchanged
-    assert call(monkeypatch, photos / "a.png", "--show", photos / "sheet.png") == 0
-    tool = runpy.run_module(TOOL)
-    side, gap = tool["TILE"], tool["GAP"]
+    assert call(monkeypatch, "read", photos / "a.png", "--show", photos / "sheet.png") == 0
+    side, gap = TILE, GAP
     left, top = 3 * gap + side, 2 * gap
     sheet = open_picture(photos / "sheet.png").convert("L")
     seen = sheet.crop((left, top, left + side, top + side)).resize((28, 28), 0)
@@ -184,7 +175,7 @@ def test_a_name_that_is_not_utf_8_can_be_printed(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     (photos / "a.png").rename(photos / "a\udcff.png")
-    assert call(monkeypatch, photos / "a\udcff.png", "--show", photos / "sheet.png") == 0
+    assert call(monkeypatch, "read", photos / "a\udcff.png", "--show", photos / "sheet.png") == 0
     assert "a?.png" in capsys.readouterr().out
 
 

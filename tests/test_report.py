@@ -10,25 +10,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import call
 from PIL import Image
 from torch import nn
 
-from mnist_lightning import report
-from mnist_lightning.archives import read_test_set
-from mnist_lightning.augment import to_pixels
 from mnist_lightning.checkpoint import load, to_safetensors
-from mnist_lightning.network import ConvNet
+from mnist_lightning.commands import report
+from mnist_lightning.data.datasets import read_test_set
+from mnist_lightning.network import ConvNet, to_pixels
 
 CHECKPOINT = "runs/smoke/version_0/checkpoints/last.ckpt"
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int | str | None:
-    monkeypatch.setattr(sys, "argv", ["report", *map(str, arguments)])
-    try:
-        report.main()
-    except SystemExit as exit_:
-        return exit_.code
-    return 0
 
 
 class Page(HTMLParser):
@@ -52,7 +43,7 @@ def made(smoke: Path, root: str, tmp_path_factory: pytest.TempPathFactory) -> An
     """Return the report on a finished run, made by the real command."""
     cwd = tmp_path_factory.mktemp("report")
     options = ["--ckpt_path", smoke / CHECKPOINT, "--data_root", root, "--layer", "relu2"]
-    command = [sys.executable, "-m", "mnist_lightning.report", *map(str, options)]
+    command = [sys.executable, "-m", "mnist_lightning", "report", *map(str, options)]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert not re.search(r"\.py:\d|warn", done.stderr, re.I)
@@ -103,7 +94,7 @@ def test_a_file_without_a_run_gives_a_report_without_curves_and_replaces_the_las
     for name in ("curves.png", "report.html", "notes.txt"):
         (folder / name).write_text("old")
     where = ["--data_root", root, "--output_dir", "mine"]
-    assert call(monkeypatch, "--ckpt_path", "n.safetensors", *where) == 0
+    assert call(monkeypatch, "report", "--ckpt_path", "n.safetensors", *where) == 0
     assert not (folder / "curves.png").exists() and not (folder / "augmentation.png").exists()
     assert (folder / "notes.txt").read_text() == "old"
     text = (folder / "report.html").read_text()
@@ -117,7 +108,7 @@ def test_pictures_that_no_report_made_are_left_alone(
     (tmp_path / "curves.png").write_text("mine")
     Path("n.safetensors").write_bytes(to_safetensors(ConvNet((2, 2), 4)))
     where = ["--data_root", root, "--output_dir", "."]
-    assert call(monkeypatch, "--ckpt_path", "n.safetensors", *where) == 0
+    assert call(monkeypatch, "report", "--ckpt_path", "n.safetensors", *where) == 0
     assert (tmp_path / "curves.png").read_text() == "mine"
 
 
@@ -133,8 +124,8 @@ def test_a_network_without_mistakes_has_a_report_too(
     images, answers = images[:200], labels[:200]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(report, "load", lambda: Knows((2, 2), 4).eval())
-    monkeypatch.setattr(report, "_read_test_images", lambda *_: (to_pixels(images), answers))
-    assert call(monkeypatch) == 0
+    monkeypatch.setattr(report.datasets, "read", lambda *_, **__: (images, answers))
+    assert call(monkeypatch, "report") == 0
     page = Page(Path("report/report.html").read_text())
     assert any("No image is misread" in text for text in page.alternatives)
     assert not Path("report/attribution.png").exists()
@@ -161,7 +152,7 @@ def test_a_mistake_gives_one_line_before_the_work_and_leaves_nothing(
     small = ConvNet((2, 2), 4).eval()
     monkeypatch.setattr(report, "load", lambda *paths: load(*paths) if paths else small)
     Path("file").write_text("a file")
-    code = call(monkeypatch, *arguments)
+    code = call(monkeypatch, "report", *arguments)
     assert isinstance(code, str) and code.startswith(message) and "\n" not in code
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -169,7 +160,7 @@ def test_a_mistake_gives_one_line_before_the_work_and_leaves_nothing(
 def test_help_says_what_it_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, "--help") == 0
+    assert call(monkeypatch, "report", "--help") == 0
     out = capsys.readouterr().out
     assert report.__doc__ and report.__doc__.splitlines()[0].split(",")[0] in out
     assert "--layer LAYER" in out

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from conftest import PLAIN
 
-from mnist_lightning.archives import read_test_set
-from mnist_lightning.augment import to_pixels
 from mnist_lightning.checkpoint import load
+from mnist_lightning.data.datasets import read_test_set
+from mnist_lightning.network import to_pixels
 
 
 @pytest.mark.slow

@@ -58,18 +58,6 @@ def affine_table(
     return torch.from_numpy(table)
 
 
-def to_pixels(images: Tensor) -> Tensor:
-    """Turn stored images into what the network takes.
-
-    Args:
-        images: uint8 `(B, H, W)`, 0 to 255.
-
-    Returns:
-        float32 `(B, 1, H, W)` in [0, 1].
-    """
-    return images.unsqueeze(1).float().div_(255)
-
-
 def warp(pixels: Tensor, matrices: Tensor) -> Tensor:
     """Warp each image of a batch by its own affine matrix, with bilinear interpolation.
 
@@ -82,6 +70,21 @@ def warp(pixels: Tensor, matrices: Tensor) -> Tensor:
     """
     grid = F.affine_grid(matrices, list(pixels.shape), align_corners=False)
     return F.grid_sample(pixels, grid, padding_mode="zeros", align_corners=False)
+
+
+def preview(image: Tensor, ranges: dict[str, float], num: int = 29) -> Tensor:
+    """Return an example of what training makes of an image, for a person to look at.
+
+    Args:
+        image: Pixels, float `(1, H, W)` in [0, 1].
+        ranges: Arguments of `affine_table`.
+        num: Number N of random warps; the same ones each time.
+
+    Returns:
+        Float `(N, H, W)`.
+    """
+    table = affine_table(num, np.random.default_rng(0), **ranges)
+    return warp(image.expand(num, 1, -1, -1), table)[:, 0]
 
 
 def _cos_sin(angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

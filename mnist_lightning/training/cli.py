@@ -13,7 +13,6 @@ Afterwards:
     python -m mnist_lightning predict --ckpt_path runs/base/version_0/checkpoints/best.ckpt
 """
 
-import ctypes
 import logging
 import os
 import sys
@@ -23,19 +22,21 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
-import lightning.pytorch as pl
-import torch
 from jsonargparse.typing import restricted_number_type
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from mnist_lightning.callbacks import LoseNothing, Throughput, VerifiedCheckpointIO, checkpoints
-from mnist_lightning.classifier import MNISTClassifier
-from mnist_lightning.data import MNISTDataModule
-from mnist_lightning.predictions import write_predictions
-from mnist_lightning.resume import use_checkpoint
+import mnist_lightning
+from mnist_lightning.data.module import MNISTDataModule
+from mnist_lightning.training import tensorboard
+from mnist_lightning.training.classifier import MNISTClassifier
+from mnist_lightning.training.resume import use_checkpoint
+from mnist_lightning.training.speed import keep_freed_memory
+from mnist_lightning.training.trainer import Trainer
+
+# Where a run's config.yaml of earlier versions finds the callback `Pictures`.
+sys.modules["mnist_lightning.callbacks"] = tensorboard
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
 
@@ -46,7 +47,7 @@ TENSORBOARD = {
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends it with one line and an exit code not 0."""
+    """Run fit, validate, test or predict, and end on a user's mistake with one line."""
     keep_freed_memory()
     _silence_what_no_user_can_change()
     threading.excepthook = _explain_once
@@ -54,6 +55,7 @@ def main() -> None:
         CLI(
             MNISTClassifier,
             MNISTDataModule,
+            trainer_class=Trainer,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"max_epochs": 5, "logger": TENSORBOARD},
             seed_everything_default=42,
@@ -87,6 +89,8 @@ class Parser(LightningArgumentParser):
 class CLI(LightningCLI):
     """fit, validate, test and predict, with a checkpoint's own settings where one is given."""
 
+    trainer: Trainer
+
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the seed, as a number: Lightning's own argument takes `true`, which means 0."""
         parser.add_argument(
@@ -103,19 +107,6 @@ class CLI(LightningCLI):
         subcommands["predict"].add("return_predictions")  # they go to a file
         return subcommands
 
-    def _prepare_subcommand_parser(
-        self, klass: type, subcommand: str, **kwargs: Any
-    ) -> LightningArgumentParser:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand == "predict":
-            parser.add_argument(
-                "--output",
-                type=str,
-                default="predictions.csv",
-                help="CSV file for each image's digit and ten probabilities.",
-            )
-        return parser
-
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, then take from a checkpoint what was not given, see `use_checkpoint`."""
         super().parse_arguments(parser, args)
@@ -131,32 +122,9 @@ class CLI(LightningCLI):
         if self.subcommand == "fit":
             if not config.data.val_size:
                 config.trainer.limit_val_batches = 0
-            self.checkpoints = checkpoints(validates=config.trainer.limit_val_batches != 0)
-            always = [LoseNothing(self.checkpoints[-1]), Throughput(), *self.checkpoints]
-            trainer = config.trainer
-            if trainer.enable_progress_bar is not False and not _has_bar(trainer.callbacks):
-                # Lightning's own draws itself in each step, for 1.5% of its time.
-                always.append(TQDMProgressBar(refresh_rate=10))
-            self.trainer_defaults["callbacks"] = always
         else:
             config.trainer.logger = config.trainer.enable_checkpointing = False
             self.save_config_callback = None
-
-    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Give the trainer its way of writing and reading checkpoints."""
-        plugins = self._get(self.config_init, "trainer").plugins or []
-        plugins = plugins if isinstance(plugins, list) else [plugins]
-        kwargs["plugins"] = [*plugins, VerifiedCheckpointIO()]
-        try:
-            trainer = super().instantiate_trainer(**kwargs)
-        except ValueError as error:  # flags that do not go together
-            raise MisconfigurationException(str(error)) from error
-        if trainer.precision in ("64-true", "16-true", "bf16-true"):
-            raise MisconfigurationException(
-                f"trainer.precision {trainer.precision}: pixels and warps are float32; "
-                "use 32-true, 16-mixed or bf16-mixed"
-            )
-        return trainer
 
     def before_fit(self) -> None:
         """Refuse to write over another run, before anything is written.
@@ -165,7 +133,7 @@ class CLI(LightningCLI):
             ValueError: If the run's folder holds checkpoints, and it does not go on from the newest
                 of them.
         """
-        last = self.checkpoints[-1]
+        last = self.trainer.kept[-1]
         last.setup(self.trainer, self.model, "fit")  # finds its folder
         folder, start = Path(str(last.dirpath)), self.config.fit.ckpt_path
         newest = max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, default=None)
@@ -186,48 +154,15 @@ class CLI(LightningCLI):
         if not self.datamodule.val_size:
             raise ValueError("there are no validation images: data.val_size is 0")
 
-    def before_predict(self) -> None:
-        """Find out before the work, not after it, that the output can't be written.
-
-        Raises:
-            OSError: If the output's folder does not exist or can't be written, or the output is a
-                folder.
-        """
-        output = Path(self.config.predict.output)
-        folder = output.parent
-        if not folder.is_dir():
-            raise FileNotFoundError(f"output: there is no folder {folder}")
-        if output.is_dir():
-            raise IsADirectoryError(f"output: {output} is a folder: name a file in it")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(f"output: {folder} can't be written")
-
-    def predict(self, **kwargs: Any) -> None:
-        """Write the digit and the probabilities of every image to a CSV file.
-
-        Raises:
-            ValueError: If there is no image.
-        """
-        batches = self.trainer.predict(**kwargs)
-        if not batches:
-            raise ValueError("nothing to predict: trainer.limit_predict_batches leaves no batch")
-        shares: list[Any] = [batches]
-        if self.trainer.world_size > 1:
-            shares = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(shares, batches)
-        if not self.trainer.is_global_zero:
-            return
-        # Each step's images are shared in the order of the ranks.
-        probabilities = torch.cat([share for step in zip(*shares, strict=True) for share in step])
-        output, data = Path(self.config.predict.output), self.datamodule
-        indices = data.predict_indices[: len(probabilities)]  # limit_predict_batches leaves some
-        write_predictions(output, data.predict_images, indices, probabilities)
-        print(f"wrote {output}: {len(probabilities):,} images")
+    def predict(self, output: str | None = None, **kwargs: Any) -> None:
+        """Write predictions to a file, `predictions.csv` if none is named."""
+        self.trainer.predict(output=output or "predictions.csv", **kwargs)
 
     def after_fit(self) -> None:
         """Say where the checkpoint lies, how to test it and how to see the curves."""
         # A run that ends before its first validation has no best one.
-        path = next((c.best_model_path for c in self.checkpoints if c.best_model_path), "")
+        kept = self.trainer.kept
+        path = next((keep.best_model_path for keep in kept if keep.best_model_path), "")
         if not self.trainer.is_global_zero or not path:
             return
         path = os.path.relpath(path)
@@ -241,20 +176,6 @@ class CLI(LightningCLI):
         if isinstance(self.trainer.logger, TensorBoardLogger):
             folder = self.trainer.logger.save_dir
             print(f"see curves  {python} -m tensorboard.main --logdir {folder}")
-
-
-def _has_bar(callbacks: Any) -> bool:
-    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-    return any("ProgressBar" in callback.class_path for callback in callbacks if callback)
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep freed blocks instead of returning each to the kernel: steps gain a quarter."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:  # other C libraries lack it
-        m_trim_threshold, m_mmap_max = -1, -4
-        mallopt(m_trim_threshold, -1)
-        mallopt(m_mmap_max, 0)
 
 
 def _silence_what_no_user_can_change() -> None:
@@ -287,4 +208,4 @@ def _explain_once(failure: threading.ExceptHookArgs) -> None:
 def _raised_here(error: Exception) -> bool:
     """Tell whether this package raised the error, for its user, or a library, for its author."""
     frames = traceback.extract_tb(error.__traceback__)
-    return Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
+    return Path(frames[-1].filename).is_relative_to(Path(str(mnist_lightning.__file__)).parent)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnist_lightning.augment import affine_table
+from mnist_lightning.data.augment import affine_table
 
 
 @dataclass

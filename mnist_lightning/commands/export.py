@@ -1,8 +1,8 @@
 """Write a trained network for other programs: ONNX, torch.export or safetensors.
 
-    python -m mnist_lightning.export model.onnx
-    python -m mnist_lightning.export --ckpt_path runs/base/version_0/checkpoints/best.ckpt model.pt2
-    python -m mnist_lightning.export model.safetensors
+    python -m mnist_lightning export model.onnx
+    python -m mnist_lightning export --ckpt_path runs/base/version_0/checkpoints/best.ckpt model.pt2
+    python -m mnist_lightning export model.safetensors
 
 `.onnx` and `.pt2` take pixels, float32 `(B, 1, 28, 28)` in [0, 1] for any B, and return logits and
 probabilities, `(B, 10)` each, and are compared with the network on all 10,000 test images before
@@ -10,7 +10,6 @@ they are written. `.safetensors` holds the weights and the network's settings, a
 `--ckpt_path` read them.
 """
 
-import argparse
 import io
 import sys
 from collections.abc import Callable
@@ -22,10 +21,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mnist_lightning.archives import read_test_set
-from mnist_lightning.augment import to_pixels
 from mnist_lightning.checkpoint import load, to_safetensors
+from mnist_lightning.commands.terminal import errors_in_one_line, make_parser
+from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.files import replace_file
+from mnist_lightning.network import to_pixels
 
 METADATA = {
     "labels": ",".join(str(digit) for digit in range(10)),
@@ -176,28 +176,10 @@ def _run_pt2(contents: bytes) -> Run:
     return lambda pixels: module(pixels)[0]
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mnist_lightning.export", description=__doc__.partition("\n")[0]
-    )
-    parser.add_argument(
-        "--ckpt_path",
-        action="append",
-        default=[],
-        help="a checkpoint, given again for an ensemble; left out, the network that is shipped",
-    )
+    parser = make_parser("export", __doc__)
     parser.add_argument("output", type=Path, help="a file that ends in .onnx, .pt2 or .safetensors")
-    options = parser.parse_args()
-    try:
+    options = parser.parse_args(arguments)
+    with errors_in_one_line(extra="export"):
         print(export(options.ckpt_path, options.output))
-    except ModuleNotFoundError as error:
-        sys.exit(f"error: {error.name} is missing: pip install 'mnist_lightning[export]'")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,14 @@
 """Read the digits in pictures: photos, scans, drawings.
 
-    python -m mnist_lightning.read photos/*.jpg
-    python -m mnist_lightning.read photos --output readings.csv --show sheet.png
-    python -m mnist_lightning.read --ckpt_path runs/base/version_0/checkpoints/best.ckpt - < 7.png
+    python -m mnist_lightning read photos/*.jpg
+    python -m mnist_lightning read photos --output readings.csv --show sheet.png
+    python -m mnist_lightning read --ckpt_path runs/base/version_0/checkpoints/best.ckpt - < 7.png
 
 A picture holds one digit; a folder stands for the pictures in it, `-` for one on standard input.
 `--output` writes all ten probabilities, `--show` what the network saw beside each picture: the
 first thing to look at where a digit is misread.
 """
 
-import argparse
 import csv
 import io
 import json
@@ -24,8 +23,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mnist_lightning.checkpoint import load
+from mnist_lightning.commands.terminal import errors_in_one_line, make_parser
 from mnist_lightning.files import replace_file
-from mnist_lightning.images import Reading, flatten, open_picture, read_images, to_mnist
+from mnist_lightning.reading.convention import to_mnist
+from mnist_lightning.reading.picture import flatten, open_picture
+from mnist_lightning.reading.reader import Reading, read_images
+from mnist_lightning.text import percent, printable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
@@ -84,16 +87,16 @@ def table(readings: dict[str, Reading]) -> str:
     """Lay out readings as lines of text, under a heading."""
     rows = [("file", "digit", "probability", "second guess")]
     for name, reading in readings.items():
-        second = f"{reading.second} ({_percent(reading.second_probability)})"
-        rows.append((_printable(name), f"{reading.digit}", _percent(reading.probability), second))
+        second = f"{reading.second} ({percent(reading.second_probability)})"
+        rows.append((printable(name), f"{reading.digit}", percent(reading.probability), second))
     width = max(len(row[0]) for row in rows)
     return "\n".join(f"{file:{width}}  {d:>5}  {p:>11}  {s}" for file, d, p, s in rows)
 
 
 def to_json(readings: dict[str, Reading], errors: dict[str, str]) -> bytes:
     """Return readings and errors as the contents of a JSON file: a list with one object a file."""
-    rows = [{"file": _printable(name), **reading.as_dict()} for name, reading in readings.items()]
-    rows += [{"file": _printable(name), "error": error} for name, error in errors.items()]
+    rows = [{"file": printable(name), **reading.as_dict()} for name, reading in readings.items()]
+    rows += [{"file": printable(name), "error": error} for name, error in errors.items()]
     return (json.dumps(rows, indent=2) + "\n").encode()
 
 
@@ -107,9 +110,9 @@ def to_csv(readings: dict[str, Reading], errors: dict[str, str]) -> bytes:
     for name, reading in readings.items():
         row = reading.as_dict()
         row.update(zip(probabilities, row.pop("probabilities"), strict=True))
-        writer.writerow({"file": _printable(name), **row})
+        writer.writerow({"file": printable(name), **row})
     for name, error in errors.items():
-        writer.writerow({"file": _printable(name), "error": error})
+        writer.writerow({"file": printable(name), "error": error})
     return text.getvalue().encode()
 
 
@@ -138,10 +141,10 @@ def contact_sheet(readings: dict[str, Reading], thumbnails: dict[str, Image.Imag
         sheet.paste(seen, (left + TILE + GAP, top))
         middle = top + TILE + TEXT // 2
         draw.text((left, middle), f"{reading.digit}", "black", large, anchor="lm")
-        second = f"{reading.second}, {_percent(reading.second_probability)}"
-        line = f"{_percent(reading.probability)}    then {second}"
+        second = f"{reading.second}, {percent(reading.second_probability)}"
+        line = f"{percent(reading.probability)}    then {second}"
         draw.text((left + 40, middle - 2), line, "black", small, anchor="ld")
-        file = _shorten(_printable(Path(name).name), width - 2 * GAP - 40, small)
+        file = _shorten(printable(Path(name).name), width - 2 * GAP - 40, small)
         draw.text((left + 40, middle + 2), file, "#6b6b6b", small, anchor="la")
     return sheet
 
@@ -160,18 +163,6 @@ def _standard_input() -> bytes:
     return sys.stdin.buffer.read()
 
 
-def _printable(name: str) -> str:
-    """Return a file's name with a `?` for what is not UTF-8 in it, or would move the cursor."""
-    return "".join(c if c.isprintable() else "?" for c in name.encode(errors="replace").decode())
-
-
-def _percent(probability: float) -> str:
-    """Write a probability so that nothing looks certain or impossible."""
-    if probability > 0.999:
-        return ">99.9%"
-    return "<0.1%" if probability < 0.001 else f"{probability:.1%}"
-
-
 def _check_output(path: Path | None, *suffixes: str) -> None:
     if path is None:
         return
@@ -181,33 +172,21 @@ def _check_output(path: Path | None, *suffixes: str) -> None:
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} in")
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mnist_lightning.read", description=__doc__.partition("\n")[0]
-    )
-    parser.add_argument(
-        "--ckpt_path",
-        action="append",
-        default=[],
-        help="a checkpoint, given again for an ensemble; left out, the network that is shipped",
-    )
+    parser = make_parser("read", __doc__)
     parser.add_argument("--output", type=Path, help="a .csv or .json file to write readings to")
     parser.add_argument("--show", type=Path, help="a .png file to draw what the network saw in")
     parser.add_argument(
         "pictures", nargs="+", help="picture files, folders of them, or - for standard input"
     )
-    options = parser.parse_args()
-    try:
+    options = parser.parse_args(arguments)
+    with errors_in_one_line():
         _check_output(options.output, ".csv", ".json")
         _check_output(options.show, ".png")
         names = expand(options.pictures)
         network = load(*options.ckpt_path)
         readings, errors, thumbnails = read_files(names, network)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
-    except KeyboardInterrupt:
-        sys.exit(130)
 
     code: int | str = 1 if errors else 0
     try:
@@ -230,9 +209,5 @@ def main() -> None:
         if not isinstance(error, BrokenPipeError):  # `| head` has seen enough
             code = f"error: standard output: {error.strerror}"
     for name, reason in errors.items():
-        print(f"error: {_printable(name)}: {reason}", file=sys.stderr)
+        print(f"error: {printable(name)}: {reason}", file=sys.stderr)
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,34 +1,35 @@
 """Show what a trained network learned, where it errs and how sure it is, on one page.
 
-    python -m mnist_lightning.report
-    python -m mnist_lightning.report --ckpt_path runs/base/version_0/checkpoints/best.ckpt
-    python -m mnist_lightning.report --layer relu3 --output_dir report
+    python -m mnist_lightning report
+    python -m mnist_lightning report --ckpt_path runs/base/version_0/checkpoints/best.ckpt
+    python -m mnist_lightning report --layer relu3 --output_dir report
 
 It measures on the 10,000 test images of the dataset that the checkpoint was trained on, MNIST for a
 safetensors file, and writes each figure as PNG and `report.html`, which holds them all and needs
 nothing else. The training curves come from the checkpoint's run folder.
 """
 
-import argparse
 import os
-import sys
 from base64 import b64encode
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
 from mnist_lightning import figures
-from mnist_lightning.augment import affine_table, to_pixels, warp
 from mnist_lightning.checkpoint import load, read_checkpoint
+from mnist_lightning.commands.terminal import errors_in_one_line, make_parser
+from mnist_lightning.data import datasets
+from mnist_lightning.data.augment import preview
+from mnist_lightning.figures.measures import layer_output, wilson_interval
 from mnist_lightning.files import replace_file
-from mnist_lightning.network import ConvNet, Ensemble, members
+from mnist_lightning.network import ConvNet, Ensemble, members, to_pixels
+from mnist_lightning.runs import Curves, read_curves, run_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,50 +43,37 @@ DPI = 160
 Drawings = dict[str, Callable[[], "Figure"]]
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """Run the command line."""
-    assert __doc__
-    parser = argparse.ArgumentParser(
-        prog="python -m mnist_lightning.report", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument(
-        "--ckpt_path",
-        action="append",
-        default=[],
-        help="a checkpoint, given again for an ensemble; left out, the network that is shipped",
-    )
+    parser = make_parser("report", __doc__)
     parser.add_argument("--output_dir", type=Path, default=Path("report"), help="report")
     parser.add_argument("--layer", help="whose feature maps to show; left out, the first ReLU's")
-    parser.add_argument("--data_root", default="data", help="folder of the images: data")
-    options = parser.parse_args()
-    try:
-        _make(options)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    parser.add_argument("--data_root", type=Path, default="data", help="folder of the images: data")
+    options = parser.parse_args(arguments)
+    with errors_in_one_line():
+        _make(options.ckpt_path, options.output_dir, options.layer, options.data_root)
 
 
-def _make(options: argparse.Namespace) -> None:
-    paths = options.ckpt_path
-    try:
-        _check_folder(options.output_dir)
-        network = load(*paths)
-        # Of several checkpoints none is the run whose settings and curves are shown.
-        is_run = len(paths) == 1 and not paths[0].endswith(".safetensors")
-        run = read_checkpoint(paths[0]) if is_run else {}
-        if options.layer is not None:
-            figures.layer_output(network, torch.zeros(1, 1, 28, 28), options.layer)
-        dataset = run.get("datamodule_hyper_parameters", {}).get("dataset", "MNIST")
-        pixels, labels = _read_test_images(options.data_root, dataset)
-        scalars = _read_scalars(Path(paths[0]).resolve().parent.parent) if run else {}
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {_line(error)}")
+def _make(paths: list[str], output_dir: Path, layer: str | None, root: Path) -> None:
+    _check_folder(output_dir)
+    network = load(*paths)
+    # Of several checkpoints none is the run whose settings and curves are shown.
+    is_run = len(paths) == 1 and not paths[0].endswith(".safetensors")
+    run = read_checkpoint(paths[0]) if is_run else {}
+    if layer is not None:
+        layer_output(network, torch.zeros(1, 1, 28, 28), layer)
+    dataset = run.get("datamodule_hyper_parameters", {}).get("dataset", "MNIST")
+    datasets.prepare(root, dataset)
+    images, labels = datasets.read(root, dataset, train=False)
+    pixels = to_pixels(images)
+    curves = read_curves(run_folder(paths[0])) if run else {}
 
     parts = tqdm(pixels.split(500), desc="reading the images", leave=False)
     with torch.inference_mode():
         logits = torch.cat([network(part) for part in parts])
     logits = logits.clone()  # an inference tensor has no part in gradients
-    drawings = _drawings(network, pixels, labels, logits.softmax(dim=1), options.layer)
-    drawings |= _drawings_of_run(run, scalars, pixels[0])
+    drawings = _drawings(network, pixels, labels, logits.softmax(dim=1), layer)
+    drawings |= _drawings_of_run(run, curves, pixels[0])
     drawn = {}
     for name, draw in tqdm(drawings.items(), desc="drawing", leave=False):
         figure = draw()
@@ -94,19 +82,16 @@ def _make(options: argparse.Namespace) -> None:
     source = ", ".join(paths) or "the network that is shipped"
     page = _page(source, dataset, network, run, labels, logits, drawn)
 
-    try:
-        options.output_dir.mkdir(parents=True, exist_ok=True)
-        page_path = options.output_dir / "report.html"
-        is_ours = page_path.exists()  # another folder's pictures are a user's own
-        for name in NARROW + ERRORS + LEARNED + TRAINING:
-            path = options.output_dir / f"{name}.png"
-            if name in drawn:
-                replace_file(path, drawn[name][0])
-            elif is_ours:
-                path.unlink(missing_ok=True)  # an earlier report's, of another network
-        replace_file(page_path, page.encode())
-    except OSError as error:
-        sys.exit(f"error: {_line(error)}")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    page_path = output_dir / "report.html"
+    is_ours = page_path.exists()  # another folder's pictures are a user's own
+    for name in NARROW + ERRORS + LEARNED + TRAINING:
+        path = output_dir / f"{name}.png"
+        if name in drawn:
+            replace_file(path, drawn[name][0])
+        elif is_ours:
+            path.unlink(missing_ok=True)  # an earlier report's, of another network
+    replace_file(page_path, page.encode())
     print(f"wrote {page_path} and {len(drawn)} figures beside it")
 
 
@@ -120,34 +105,6 @@ def _check_folder(folder: Path) -> None:
         raise NotADirectoryError(f"output_dir {folder}: {there} is a file")
     if not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(f"output_dir {folder}: {there} can't be written")
-
-
-def _read_test_images(root: str, dataset: Any) -> tuple[Tensor, Tensor]:
-    from mnist_lightning.data import MNISTDataModule  # with Lightning, which takes seconds
-
-    data = MNISTDataModule(root, dataset)
-    data.prepare_data()
-    data.setup("test")
-    return to_pixels(data.images), data.labels
-
-
-def _read_scalars(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
-    """Read a run's curves, as far as there are any."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1})
-    events.Reload()
-    scalars = {}
-    for name in events.Tags()["scalars"]:
-        values = events.Scalars(name)
-        scalars[name] = [event.step for event in values], [event.value for event in values]
-    return scalars
-
-
-def _line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
 
 
 # -- what is drawn
@@ -177,15 +134,14 @@ def _drawings(
     return drawings
 
 
-def _drawings_of_run(run: dict[str, Any], scalars: dict[str, Any], pixels: Tensor) -> Drawings:
+def _drawings_of_run(run: dict[str, Any], curves: Curves, pixels: Tensor) -> Drawings:
     drawings: Drawings = {}
-    if scalars.get("train/loss"):
-        drawings["curves"] = lambda: figures.curves(scalars)
+    if curves.get("train/loss"):
+        drawings["curves"] = lambda: figures.curves(curves)
     settings = run.get("datamodule_hyper_parameters", {})
     ranges = {name: settings.get(name, 0) for name in ("rotation", "shift", "shear", "zoom")}
     if any(ranges.values()):
-        table = affine_table(29, np.random.default_rng(0), **ranges)
-        warped = warp(pixels.expand(len(table), 1, -1, -1), table)[:, 0]
+        warped = preview(pixels, ranges)
         drawings["augmentation"] = lambda: figures.augmentation(pixels[0], warped)
     return drawings
 
@@ -226,7 +182,7 @@ def _page(
     from torchmetrics.functional.classification import multiclass_calibration_error
 
     num_images, hits = len(labels), int((logits.argmax(dim=1) == labels).sum())
-    low, high = figures.wilson_interval(hits, num_images)
+    low, high = wilson_interval(hits, num_images)
     probabilities = logits.softmax(dim=1)
     error = multiclass_calibration_error(probabilities, labels, probabilities.shape[1])
     numbers = [
@@ -334,7 +290,3 @@ th { font-weight: normal; color: var(--soft); padding-right: 2rem }
 @media (max-width: 1100px) { section { grid-template-columns: minmax(0, 1fr) }
   figure { max-width: 760px } .narrow { max-width: 600px } }
 """
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,8 @@
 """A page to draw a digit on, which the network reads while the line is drawn.
 
-    python -m mnist_lightning.demo
-    python -m mnist_lightning.demo --ckpt_path runs/base/version_0/checkpoints/best.ckpt --port 8080
-    python -m mnist_lightning.demo --host 0.0.0.0 --no_browser
+    python -m mnist_lightning demo
+    python -m mnist_lightning demo --ckpt_path runs/base/version_0/checkpoints/best.ckpt --port 8080
+    python -m mnist_lightning demo --host 0.0.0.0 --no_browser
 
 The last line lets other devices of one's network in, a telephone to draw on for one. Programs get
 the same answers, as JSON, for a picture of any size and kind:
@@ -13,7 +13,6 @@ One thread does all the work, and few requests wait for it, so that a page can't
 with more than it needs.
 """
 
-import argparse
 import asyncio
 import contextlib
 import io
@@ -32,10 +31,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mnist_lightning.archives import read_test_set
-from mnist_lightning.augment import to_pixels
 from mnist_lightning.checkpoint import load
-from mnist_lightning.images import read
+from mnist_lightning.commands.terminal import errors_in_one_line, make_parser
+from mnist_lightning.data.datasets import read_test_set
+from mnist_lightning.network import to_pixels
+from mnist_lightning.reading.reader import read
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -281,33 +281,17 @@ def serve(app: "FastAPI", host: str, port: int, browser: bool) -> None:
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mnist_lightning.demo", description=__doc__.partition("\n")[0]
-    )
-    parser.add_argument(
-        "--ckpt_path",
-        action="append",
-        default=[],
-        help="a checkpoint, given again for an ensemble; left out, the network that is shipped",
-    )
+    parser = make_parser("demo", __doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
     parser.add_argument("--port", default=8000, type=int, help="port (default: %(default)s)")
     parser.add_argument("--no_browser", action="store_true", help="only print the address")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if not 0 <= options.port <= 65535:
         parser.error(f"--port {options.port} must be in 0 to 65535")
     torch.set_num_threads(1)  # one image is too little to share out
-    try:
+    with errors_in_one_line(extra="demo"):
         hosts = LOOPBACK if options.host in LOOPBACK else None
         app = create_app(load(*options.ckpt_path), hosts)
         serve(app, options.host, options.port, not options.no_browser)
-    except ModuleNotFoundError as error:
-        sys.exit(f"error: {error.name} is missing: pip install 'mnist_lightning[demo]'")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()

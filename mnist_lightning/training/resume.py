@@ -7,7 +7,8 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_only
 
-from mnist_lightning.checkpoint import newest_checkpoint, read_checkpoint
+from mnist_lightning.checkpoint import read_checkpoint
+from mnist_lightning.runs import newest_checkpoint, run_folder, version_folder
 
 # Where the data lie and how they are cut for evaluation are no part of what a checkpoint is.
 FREE_DATA_SETTINGS = {"root", "eval_batch_size"}
@@ -67,7 +68,7 @@ def _newest_of_name(config: Namespace) -> str | None:
     folder = _name_folder(config.trainer.logger)
     version = config.trainer.logger.init_args.version
     if version is not None:
-        folder /= _version_folder(version)
+        folder /= version_folder(version)
     path, damaged = newest_checkpoint(folder)
     for line in damaged:
         say(f"note: {line}", file=sys.stderr)
@@ -103,14 +104,14 @@ def _take(
 
 def _go_on_in_its_folder(config: Namespace, global_step: int) -> bool:
     logger = config.trainer.logger
-    folder = Path(config.ckpt_path).resolve().parent.parent
+    folder = run_folder(config.ckpt_path)
     if not _is_tensorboard(logger) or folder.parent != _name_folder(logger).resolve():
         return False
     newest, _ = newest_checkpoint(folder)
     if newest is None or not newest.samefile(config.ckpt_path):
         return False  # the run's newer checkpoints and curves are not to be lost
     version = logger.init_args.version
-    if version is not None and _version_folder(version) != folder.name:
+    if version is not None and version_folder(version) != folder.name:
         return False  # the user wants another folder
     logger.init_args.version = folder.name
     # What the run had logged after this checkpoint will come again.
@@ -125,10 +126,6 @@ def _averages(callbacks: Any) -> bool:
 
 def _is_tensorboard(logger: Any) -> bool:
     return isinstance(logger, Namespace) and logger.class_path.endswith("TensorBoardLogger")
-
-
-def _version_folder(version: int | str) -> str:
-    return version if isinstance(version, str) else f"version_{version}"
 
 
 def _name_folder(logger: Namespace) -> Path:

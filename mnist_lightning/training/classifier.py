@@ -79,7 +79,6 @@ class MNISTClassifier(pl.LightningModule):
         self.network = networks[0] if members == 1 else Ensemble(networks)
         # The layout that CPUs and tensor cores are fastest with.
         self.network.to(memory_format=torch.channels_last)
-        self.example_input_array = torch.zeros(1, 1, 28, 28)
         self.members = members
         self.learning_rate = learning_rate
         self.schedule = schedule

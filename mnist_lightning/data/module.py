@@ -1,28 +1,20 @@
-"""MNISTDataModule: archives -> torchvision's MNIST -> uint8 tensors -> batches by index."""
+"""MNISTDataModule: sets of images -> uint8 tensors in memory -> splits -> batches by index."""
 
-import gzip
 import hashlib
-import os
-import socket
-import tempfile
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
-from urllib.error import URLError
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 
-from mnist_lightning.augment import to_pixels, warp
-from mnist_lightning.batches import Batches, stratified_sample
-from mnist_lightning.files import replace_file
-from mnist_lightning.predictions import read_predictions
-
-ARCHIVES = Path(__file__).parent / "archives"
+from mnist_lightning.data import datasets
+from mnist_lightning.data.augment import warp
+from mnist_lightning.data.batches import Batches, stratified_sample
+from mnist_lightning.data.predictions import read_predictions
+from mnist_lightning.network import to_pixels
 
 
 class MNISTDataModule(pl.LightningDataModule):
@@ -61,7 +53,7 @@ class MNISTDataModule(pl.LightningDataModule):
     def __init__(
         self,
         root: str = "data",
-        dataset: Literal["MNIST", "FashionMNIST", "KMNIST"] = "MNIST",
+        dataset: datasets.Name = "MNIST",
         batch_size: int = 128,
         eval_batch_size: int = 1000,
         val_size: int = 5000,
@@ -121,28 +113,10 @@ class MNISTDataModule(pl.LightningDataModule):
     def prepare_data(self) -> None:
         """Put verified data files under `root`, from the shipped archives or the dataset's mirrors.
 
-        A file that is missing or does not match its archive is written anew, under a temporary name
-        first, so that processes that prepare one folder at once, or are killed, do no harm.
-
         Raises:
             OSError: If `root` can't be written, or a download failed.
         """
-        from torchvision.datasets.utils import check_integrity
-
-        dataset = _torchvision_class(self.dataset)
-        folder = self.root / self.dataset / "raw"
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, md5 in dataset.resources:
-            archive = folder / name
-            if not check_integrity(archive, md5):
-                if self.dataset == "MNIST":
-                    replace_file(archive, (ARCHIVES / name).read_bytes())
-                else:
-                    _download(dataset, folder, name, md5)
-            contents = gzip.decompress(archive.read_bytes())
-            raw = archive.with_suffix("")
-            if not raw.is_file() or raw.read_bytes() != contents:
-                replace_file(raw, contents)
+        datasets.prepare(self.root, self.dataset)
 
     def setup(self, stage: str) -> None:
         """Read the training images, or the test images for `test` and `predict`.
@@ -156,13 +130,14 @@ class MNISTDataModule(pl.LightningDataModule):
         train = stage in ("fit", "validate") or unlabelled
         # One copy on the device that trains, so that no batch waits for a transfer.
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        self.images, self.labels = self._read(train, device)
+        images, labels = datasets.read(self.root, self.dataset, train)
+        self.images, self.labels = images.to(device), labels.to(device)
         rest = np.arange(len(self.labels))
         if train:
-            labels = self.labels.cpu().numpy()
-            self.val_indices = stratified_sample(labels, rest, self.val_size, self.split_seed)
+            classes = labels.numpy()
+            self.val_indices = stratified_sample(classes, rest, self.val_size, self.split_seed)
             rest = np.setdiff1d(rest, self.val_indices)
-            self.train_indices = stratified_sample(labels, rest, self.train_size, self.split_seed)
+            self.train_indices = stratified_sample(classes, rest, self.train_size, self.split_seed)
             rest = np.setdiff1d(rest, self.train_indices)
         self.predict_indices = rest
         self.predict_images = f"{self.dataset}/{'train' if train else 'test'}"
@@ -239,18 +214,12 @@ class MNISTDataModule(pl.LightningDataModule):
 
         In training an ensemble of M members gets `(M * B, 1, 28, 28)`, the first member's first.
         """
-        if isinstance(batch, Tensor):
-            return batch  # the example input, which Lightning sends this way too, is pixels already
         images, labels, *matrices = batch
         pixels = to_pixels(images)
         if not matrices:
             return pixels, labels
         copies = len(matrices[0]) // len(images)
         return warp(pixels.repeat(copies, 1, 1, 1), matrices[0]), torch.cat([labels] * copies)
-
-    def _read(self, train: bool, device: torch.device) -> tuple[Tensor, Tensor]:
-        data = _torchvision_class(self.dataset)(self.root, train=train)
-        return data.data.to(device), data.targets.to(device)
 
     def _add_pseudo_labels(self, path: str, unlabelled: np.ndarray) -> None:
         """Give all training images soft labels, and those of a file the file's."""
@@ -259,7 +228,7 @@ class MNISTDataModule(pl.LightningDataModule):
         dataset, _, part = set_.partition("/")
         if dataset != self.dataset:
             raise ValueError(f"{path} labels images of {dataset}, and these are {self.dataset}'s")
-        test_images, _ = self._read(False, self.images.device)
+        test_images, _ = datasets.read(self.root, self.dataset, train=False)
         num_images = len(self.images if part == "train" else test_images)
         if indices.max() >= num_images:
             raise ValueError(
@@ -273,7 +242,7 @@ class MNISTDataModule(pl.LightningDataModule):
             rank_zero_info(
                 f"note: {path} labels test images: this run's test accuracy is transductive"
             )
-            self.train_images = torch.cat([self.images, test_images])
+            self.train_images = torch.cat([self.images, test_images.to(self.images.device)])
             indices = indices + len(self.images)
             unlabelled = np.arange(len(self.images), len(self.train_images))
         strangers = np.setdiff1d(indices, unlabelled)
@@ -308,35 +277,6 @@ class MNISTDataModule(pl.LightningDataModule):
             return 0, 0
         loop = self.trainer.fit_loop
         return self.trainer.current_epoch, loop.epoch_loop.batch_progress.current.ready
-
-
-def _torchvision_class(name: str) -> Any:
-    from torchvision import datasets  # imports all of torchvision, which --help need not wait for
-
-    return getattr(datasets, name)
-
-
-def _download(dataset: Any, folder: Path, name: str, md5: str) -> None:
-    from torchvision.datasets.utils import download_url
-
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(30)  # seconds; torchvision itself would wait for ever
-    try:
-        for mirror in dataset.mirrors:
-            with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as partial:
-                try:
-                    download_url(mirror + name, partial, name, md5)
-                except (RuntimeError, URLError, ConnectionError, TimeoutError, HTTPException):
-                    continue
-                os.replace(Path(partial, name), folder / name)
-                return
-    finally:
-        socket.setdefaulttimeout(timeout)
-    names = ", ".join(name for name, _ in dataset.resources)
-    raise OSError(
-        f"{dataset.__name__} is not in {folder} and could not be downloaded; "
-        f"put {names} there by hand, from {' or '.join(dataset.mirrors)}"
-    )
 
 
 def _check(name: str, value: float, holds: bool, range_: str) -> None:

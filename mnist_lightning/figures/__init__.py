@@ -1,0 +1,27 @@
+"""Tensors, or a network and tensors -> matplotlib figures; nothing is shown, kept or written."""
+
+from mnist_lightning.figures.curves import curves
+from mnist_lightning.figures.evaluation import (
+    attribution,
+    class_accuracy,
+    confusion_matrix,
+    mistakes,
+    reliability,
+)
+from mnist_lightning.figures.learned import augmentation, feature_maps, filters, layers
+from mnist_lightning.figures.style import to_array, to_png
+
+__all__ = [
+    "attribution",
+    "augmentation",
+    "class_accuracy",
+    "confusion_matrix",
+    "curves",
+    "feature_maps",
+    "filters",
+    "layers",
+    "mistakes",
+    "reliability",
+    "to_array",
+    "to_png",
+]

@@ -1,0 +1,260 @@
+"""Where a network errs, and how sure it is."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mnist_lightning.figures.measures import integrated_gradients, wilson_interval, worst
+from mnist_lightning.figures.style import (
+    BLUE,
+    GREY,
+    INK,
+    PALE,
+    PIXELS,
+    VERMILION,
+    diverging,
+    figure_of,
+    house_style,
+    panel,
+    show_tiles,
+)
+from mnist_lightning.text import percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@house_style()
+def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int = 10) -> "Figure":
+    """Show how often each class is read as which.
+
+    Args:
+        predicted: int `(N,)`.
+        labels: int `(N,)`.
+        num_classes: Number of classes.
+
+    Returns:
+        One panel with the counts; the colours are those of the mistakes alone.
+    """
+    counts = torch.bincount(labels * num_classes + predicted, minlength=num_classes**2)
+    counts = counts.reshape(num_classes, num_classes)
+    mistakes = counts - counts.diag().diag()
+    most = int(mistakes.max())
+    true, read = divmod(int(mistakes.argmax()), num_classes)
+
+    often = f", most often {true} as {read} ({most:,} times)" if most > 1 else ""
+    figure = figure_of(
+        (5.6, 5.6),
+        f"{int(mistakes.sum()):,} of {len(labels):,} misread{often}",
+        "number of images; right ones on the diagonal, colour for mistakes alone",
+    )
+    axes = figure.subplots()
+    axes.imshow(
+        np.ma.masked_equal(mistakes.numpy(), 0), cmap="Blues", vmin=-0.3 * most, vmax=max(most, 1)
+    )
+    for row in range(num_classes):
+        for column in range(num_classes):
+            count = int(counts[row, column])
+            if row == column:
+                axes.text(column, row, f"{count:,}", ha="center", va="center", color=GREY, size=9)
+            elif count:
+                color = "white" if count > 0.5 * most else INK
+                axes.text(column, row, f"{count:,}", ha="center", va="center", color=color)
+    axes.set_xticks(range(num_classes))
+    axes.set_yticks(range(num_classes))
+    axes.set_xticks(np.arange(0.5, num_classes - 1), minor=True)
+    axes.set_yticks(np.arange(0.5, num_classes - 1), minor=True)
+    axes.grid(which="minor", color=PALE)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("read as")
+    axes.set_ylabel("true class")
+    return figure
+
+
+@house_style()
+def class_accuracy(predicted: Tensor, labels: Tensor, num_classes: int = 10) -> "Figure":
+    """Show each class's accuracy with its 95% interval.
+
+    Args:
+        predicted: int `(N,)`.
+        labels: int `(N,)`.
+        num_classes: Number of classes; those without images have no dot.
+
+    Returns:
+        One panel with a dot for each class.
+    """
+    counts = torch.bincount(labels, minlength=num_classes).numpy()
+    hits = torch.bincount(labels[predicted == labels], minlength=num_classes).numpy()
+    (present,) = counts.nonzero()
+    accuracies = hits[present] / counts[present]
+    low, high = wilson_interval(hits[present], counts[present])
+    hardest, easiest = present[accuracies.argmin()], present[accuracies.argmax()]
+
+    figure = figure_of(
+        (7.5, 4.0),
+        f"{hardest} is the hardest, {100 * accuracies.min():.2f}%; "
+        f"{easiest} the easiest, {100 * accuracies.max():.2f}%",
+        "share of each class's images read right, with its 95% interval",
+    )
+    axes = figure.subplots()
+    axes.hlines(present, 100 * low, 100 * high, color=BLUE, alpha=0.35, linewidth=4)
+    axes.plot(100 * accuracies, present, "o", color=BLUE)
+    for y in present:
+        errors = f"{counts[y] - hits[y]:,} of {counts[y]:,} wrong"
+        axes.annotate(
+            errors, (1.02, y), xycoords=("axes fraction", "data"), va="center", size=9, color=GREY
+        )
+    axes.set_yticks(range(num_classes))
+    axes.invert_yaxis()
+    axes.grid(axis="x", color=PALE)
+    axes.set_axisbelow(True)
+    axes.set_xlim(right=100 + 0.02 * (100 - 100 * low.min()))
+    axes.locator_params(axis="x", nbins=8)
+    axes.set_xlabel("accuracy (%)")
+    axes.set_ylabel("true class")
+    return figure
+
+
+@house_style()
+def mistakes(pixels: Tensor, labels: Tensor, probabilities: Tensor, num: int = 24) -> "Figure":
+    """Show misread images, those of which the network was surest first.
+
+    Args:
+        pixels: float `(N, 1, H, W)` in [0, 1]; right ones among them are left out.
+        labels: int `(N,)`, the true classes.
+        probabilities: float `(N, 10)`.
+        num: Most images to show.
+
+    Returns:
+        One panel with a tile for each, and under it the two classes and their probabilities.
+    """
+    order = worst(probabilities, labels)
+    total, order = len(order), order[:num]
+    which = f"the {len(order)} it was surest of" if total > len(order) else "the surest first"
+    figure, axes, corners = panel(
+        f"{total:,} {'image' if total == 1 else 'images'} misread; {which}"
+        if total
+        else "No image is misread",
+        "what each was read as, what it is, and the probabilities of the two",
+        pixels[order, 0],
+        6,
+        (15, 9),
+        **PIXELS,
+    )
+    for index, (x, y) in zip(order.tolist(), corners, strict=True):
+        true, read = int(labels[index]), int(probabilities[index].argmax())
+        lines = [
+            f"read {read}  {percent(float(probabilities[index, read]))}",
+            f"is {true}  {percent(float(probabilities[index, true]))}",
+        ]
+        for line, (text, color) in enumerate(zip(lines, (VERMILION, BLUE), strict=True)):
+            place = (x + pixels.shape[-1] / 2, y + pixels.shape[-2])
+            axes.annotate(
+                text,
+                place,
+                (0, -4 - 11 * line),
+                textcoords="offset points",
+                ha="center",
+                va="top",
+                size=9,
+                color=color,
+            )
+    return figure
+
+
+@house_style()
+def attribution(
+    network: nn.Module, pixels: Tensor, labels: Tensor, probabilities: Tensor, num: int = 6
+) -> "Figure":
+    """Show which pixels spoke for the wrong class and which for the true one.
+
+    Args:
+        network: In eval mode.
+        pixels: float `(N, 1, H, W)` in [0, 1]; right ones among them are left out.
+        labels: int `(N,)`, the true classes.
+        probabilities: float `(N, 10)`, the network's.
+        num: Most images to show, those of which the network was surest.
+
+    Returns:
+        Two rows of tiles: the images, and `integrated_gradients` of the predicted class's logit
+        less the true one's, each on a scale of its own around 0.
+    """
+    order = worst(probabilities, labels)[:num]
+    predicted = probabilities.argmax(dim=1)
+    maps = integrated_gradients(network, pixels[order], predicted[order], labels[order])[:, 0]
+    maps = maps / maps.abs().amax(dim=(1, 2), keepdim=True)
+
+    figure = figure_of(
+        (7.5, 3.5),
+        "What spoke for the wrong class, and what for the true one",
+        "vermilion ink spoke for what the image was read as, blue for what it is",
+    )
+    above, below = figure.subplots(2, 1)
+    corners = show_tiles(above, pixels[order, 0], num, **PIXELS)
+    show_tiles(below, maps, num, cmap=diverging(), vmin=-0.6, vmax=0.6)
+    for index, (x, _) in zip(order.tolist(), corners, strict=True):
+        text = f"read {int(predicted[index])}, is {int(labels[index])}"
+        below.text(x + 14, 31, text, ha="center", va="top")
+    return figure
+
+
+@house_style()
+def reliability(probabilities: Tensor, labels: Tensor, num_bins: int = 15) -> "Figure":
+    """Show how often the network is right where it is how sure.
+
+    Args:
+        probabilities: float `(N, 10)`.
+        labels: int `(N,)`.
+        num_bins: Number of bins of equal width, 0 to 1.
+
+    Returns:
+        Two panels: accuracy with its 95% interval against mean confidence in each bin, and how many
+        images lie in each. The title gives torchmetrics' expected calibration error (l1).
+    """
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    error = multiclass_calibration_error(
+        probabilities, labels, num_classes=probabilities.shape[1], n_bins=num_bins, norm="l1"
+    )
+    confidence, predicted = (values.numpy() for values in probabilities.max(dim=1))
+    right = predicted == labels.numpy()
+    bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
+    counts = np.bincount(bins, minlength=num_bins)
+    full = counts > 0
+    hits = np.bincount(bins[right], minlength=num_bins)[full]
+    means = np.bincount(bins, confidence, num_bins)[full] / counts[full]
+    low, high = wilson_interval(hits, counts[full])
+
+    figure = figure_of(
+        (5.6, 5.6),
+        f"Calibration error {100 * float(error):.2f}%: "
+        f"{100 * confidence.mean():.2f}% sure, {100 * right.mean():.2f}% right",
+        f"accuracy by confidence in {num_bins} bins, with 95% intervals",
+    )
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    axes.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle="--")
+    axes.text(
+        4,
+        5.5,
+        "as right as sure",
+        rotation=45,
+        rotation_mode="anchor",
+        transform_rotates_text=True,
+        color=GREY,
+        size=9,
+    )
+    axes.vlines(100 * means, 100 * low, 100 * high, color=BLUE, alpha=0.35, linewidth=4)
+    axes.plot(100 * means, 100 * hits / counts[full], "o", color=BLUE, clip_on=False)
+    axes.set_ylabel("accuracy (%)")
+    axes.set_ylim(0, 102)
+    width = 100 / num_bins
+    below.bar(width * (np.arange(num_bins) + 0.5), counts, 0.85 * width, color=BLUE)
+    below.set_yscale("log")
+    below.set_ylim(bottom=0.7)
+    below.set_ylabel("images")
+    below.set_xlabel("confidence: the probability of the class it was read as (%)")
+    below.set_xlim(0, 102)
+    return figure

@@ -1,0 +1,162 @@
+"""What a network learns: its filters, its feature maps, the warps that it learns from."""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mnist_lightning.figures.measures import layer_output
+from mnist_lightning.figures.style import (
+    PIXELS,
+    VERMILION,
+    add_scale,
+    diverging,
+    figure_of,
+    house_style,
+    panel,
+    show_tiles,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@house_style()
+def augmentation(original: Tensor, warped: Tensor) -> "Figure":
+    """Show an image beside warps of it.
+
+    Args:
+        original: float `(H, W)` in [0, 1].
+        warped: float `(N, H, W)`: the same image, warped N times.
+
+    Returns:
+        One panel: the original first, in a frame, then the warps.
+    """
+    from matplotlib.patches import Rectangle
+
+    tiles = torch.cat([original[None], warped])
+    figure, axes, corners = panel(
+        "Every epoch warps each training image anew",
+        f"framed, the original; beside it {len(warped)} draws of rotation, shift, shear and zoom",
+        tiles,
+        10,
+        **PIXELS,
+    )
+    height, width = original.shape
+    axes.add_patch(
+        Rectangle(corners[0], width, height, fill=False, color=VERMILION, lw=2.5, clip_on=False)
+    )
+    return figure
+
+
+@house_style()
+def filters(network: nn.Module) -> "Figure":
+    """Show the weights of the first convolution.
+
+    Args:
+        network: Any with a `Conv2d` that takes one channel.
+
+    Returns:
+        One panel with a tile for each filter, on one scale around 0.
+    """
+    name = _names(network, nn.Conv2d)[0]
+    weights = network.get_parameter(f"{name}.weight").detach().float().cpu()[:, 0]
+    size = " × ".join(map(str, weights.shape[1:]))
+    limit = float(weights.abs().max())
+    figure, _, _ = panel(
+        f"What {name} looks for: {len(weights)} filters of {size}",
+        "a filter answers light where it is vermilion and dark where it is blue",
+        weights,
+        8,
+        (3, 3),
+        "weight",
+        cmap=diverging(),
+        vmin=-limit,
+        vmax=limit,
+    )
+    return figure
+
+
+@house_style()
+def feature_maps(network: nn.Module, pixels: Tensor, layer: str | None = None) -> "Figure":
+    """Show what a layer makes of one image.
+
+    Args:
+        network: In eval mode.
+        pixels: float `(1, H, W)` in [0, 1].
+        layer: A name in `network.named_modules()`; None for the first ReLU.
+
+    Returns:
+        Two panels: the image, and a tile for each channel, on one scale; a dense layer's units are
+        tiles of one square.
+
+    Raises:
+        ValueError: If the network has no such layer; the message names those that it has.
+    """
+    layer = layer or _names(network, nn.ReLU)[0]
+    maps = _maps(network, pixels, layer)
+    columns = max(8, math.ceil(math.sqrt(2 * len(maps))))
+    active = int((maps.flatten(1) > 0).any(dim=1).sum())
+    kind = "units" if maps[0].numel() == 1 else f"channels of {maps.shape[1]} × {maps.shape[2]}"
+    figure = figure_of(
+        (7.5, 0.8 + max(1.2, 5.2 * math.ceil(len(maps) / columns) / columns)),
+        f"{layer}: {active} of {len(maps)} {kind} answer this image",
+        "left, the image; right, a tile for each channel or unit, all on one scale",
+    )
+    left, right = figure.subplots(1, 2, width_ratios=[1, 5])
+    show_tiles(left, pixels, 1, **PIXELS)
+    left.set_anchor("NW")
+    show_tiles(right, maps, columns, cmap="viridis")
+    right.set_anchor("NW")
+    add_scale(right, "activation")
+    return figure
+
+
+@house_style()
+def layers(network: nn.Module, pixels: Tensor, num_maps: int = 10) -> "Figure":
+    """Show what each convolution's ReLU makes of one image, its strongest channels first.
+
+    Args:
+        network: In eval mode.
+        pixels: float `(1, H, W)` in [0, 1].
+        num_maps: Most channels of a layer to show.
+
+    Returns:
+        One row of tiles for each layer, each row on a scale of its own.
+    """
+    rows = [(name, _maps(network, pixels, name)) for name in _names(network, nn.ReLU)]
+    rows = [(name, maps) for name, maps in rows if maps[0].numel() > 1]  # no dense layers
+
+    figure = figure_of(
+        (7.5, 0.7 + 0.75 * (len(rows) + 1)),
+        "One image on its way through the network",
+        f"up to {num_maps} channels of each layer, the strongest first, a row on its own scale",
+    )
+    panels = figure.subplots(len(rows) + 1, 1)
+    rows.insert(0, ("pixels", pixels))
+    for axes, (name, maps) in zip(panels, rows, strict=True):
+        strongest = maps.flatten(1).sum(dim=1).argsort(descending=True, stable=True)[:num_maps]
+        style = PIXELS if maps is pixels else {"cmap": "viridis"}
+        show_tiles(axes, maps[strongest], num_maps, **style)
+        axes.annotate(
+            f"{name}\n{maps.shape[1]} × {maps.shape[2]}",
+            (0, 0.5),
+            (-8, 0),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="right",
+            va="center",
+        )
+    return figure
+
+
+def _names(network: nn.Module, kind: type[nn.Module]) -> list[str]:
+    """Return the names of a network's layers of a kind, in its order."""
+    return [name for name, module in network.named_modules() if isinstance(module, kind)]
+
+
+def _maps(network: nn.Module, pixels: Tensor, layer: str) -> Tensor:
+    """Return a layer's channels for one image, `(C, H, W)`; a dense layer's have one pixel."""
+    output = layer_output(network, pixels[None], layer)[0].float().cpu()
+    return output if output.dim() == 3 else output.reshape(-1, 1, 1)

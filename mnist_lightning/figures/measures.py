@@ -1,0 +1,70 @@
+"""Numbers that figures need: what a layer computes, which pixels mattered, how sure a share is."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def layer_output(network: nn.Module, pixels: Tensor, layer: str) -> Tensor:
+    """Return what a layer puts out for pixels `(B, 1, H, W)`, computed without gradients.
+
+    Raises:
+        ValueError: If the network has no such layer; the message names those that it has.
+    """
+    modules = {name: each for name, each in network.named_modules() if not list(each.children())}
+    if layer not in modules:
+        raise ValueError(f"the network has no layer {layer!r}; it has {', '.join(modules)}")
+    outputs: list[Tensor] = []
+    hook = modules[layer].register_forward_hook(lambda *call: outputs.append(call[2].detach()))
+    try:
+        with torch.no_grad():
+            network(pixels)
+    finally:
+        hook.remove()
+    return outputs[-1]
+
+
+def integrated_gradients(
+    network: nn.Module, pixels: Tensor, classes: Tensor, others: Tensor, num_steps: int = 64
+) -> Tensor:
+    """Tell how much each pixel adds to one class's logit less another's, from a black image on.
+
+    The gradient is averaged along the straight line from black to the image, and multiplied by the
+    image (Sundararajan, Taly and Yan, 2017, arXiv:1703.01365). So a black pixel has no part, and
+    the pixels' parts add up to the difference that the whole image makes.
+
+    Args:
+        network: In eval mode, pixels to logits.
+        pixels: float `(B, 1, H, W)`.
+        classes: int `(B,)`, the class that a positive value speaks for.
+        others: int `(B,)`, the class that a negative value speaks for.
+        num_steps: Number of places on the line; the sum becomes exact as it grows.
+
+    Returns:
+        float `(B, 1, H, W)`, in logits.
+    """
+    total = torch.zeros_like(pixels)
+    for step in range(num_steps):
+        inputs = (pixels * ((step + 0.5) / num_steps)).requires_grad_()
+        logits = network(inputs)
+        margins = logits.gather(1, classes[:, None]) - logits.gather(1, others[:, None])
+        total += torch.autograd.grad(margins.sum(), inputs)[0]
+    return total / num_steps * pixels
+
+
+def worst(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Return int `(M,)`: which images are misread, the one with the surest wrong answer first."""
+    confidence, predicted = probabilities.max(dim=1)
+    (wrong,) = (predicted != labels).nonzero(as_tuple=True)
+    return wrong[confidence[wrong].argsort(descending=True, stable=True)]
+
+
+def wilson_interval(hits: Any, counts: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return Wilson's 95% interval for the share of hits, low and high ends, in [0, 1]."""
+    z = 1.959964  # of a normal distribution, 2.5% lie above
+    hits, counts = np.asarray(hits, float), np.asarray(counts, float)
+    centre = (hits + z**2 / 2) / (counts + z**2)
+    half = z / (counts + z**2) * np.sqrt(hits * (counts - hits) / counts + z**2 / 4)
+    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)

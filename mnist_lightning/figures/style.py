@@ -1,0 +1,153 @@
+"""How all figures look: colors, titles, tiles and scales, and a figure's pixels.
+
+All figures speak one language: dark ink on their own paper, so that they read alike on light and
+dark pages; Okabe and Ito's blue and vermilion, which no colour blindness confuses; images as the
+network sees them, light on black. Digits stand for classes, whatever the dataset.
+"""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PAPER, INK, GREY, PALE = "#fcfcfa", "#222222", "#666666", "#e8e8e4"
+
+BLUE, VERMILION = "#0072b2", "#d55e00"
+
+PAD = 0.12  # inches around a figure's parts
+
+PIXELS: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 1}
+
+STYLE: Any = {
+    "font.family": ["DejaVu Sans"],  # comes with matplotlib
+    "font.size": 10,
+    "figure.dpi": 100,
+    "figure.facecolor": PAPER,
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": PAD / 2,
+    "figure.constrained_layout.w_pad": PAD,
+    "axes.facecolor": PAPER,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "axes.titlecolor": GREY,
+    "legend.frameon": False,
+    **dict.fromkeys(["axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"], GREY),
+    **dict.fromkeys(["xtick.labelcolor", "ytick.labelcolor", "text.color"], INK),
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw what stands below, or what the decorated function draws, in `STYLE`."""
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def figure_of(size: tuple[float, float], title: str, subtitle: str) -> "Figure":
+    """Return a figure, its width and height in inches, with what it found as its title."""
+    from matplotlib.figure import Figure
+
+    width, height = size
+    figure = Figure(figsize=size)
+    figure.text(PAD / width, 1 - PAD / height, title, va="top", size=11, weight="bold")
+    figure.text(PAD / width, 1 - (PAD + 0.24) / height, subtitle, va="top", color=GREY)
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(rect=(0, 0, 1, 1 - (PAD + 0.42) / height))  # type: ignore[call-arg]
+    return figure
+
+
+def panel(
+    title: str,
+    subtitle: str,
+    tiles: Tensor,
+    columns: int,
+    gap: tuple[int, int] = (2, 2),
+    scale: str = "",
+    **style: Any,
+) -> "tuple[Figure, Axes, list[tuple[float, float]]]":
+    """Return a figure with one panel of tiles, which set its height, and where each tile lies.
+
+    A name for the `scale` adds one; the others are those of `show_tiles`.
+    """
+    width = 6.4 if scale else 7.26
+    height = width * -(-len(tiles) // columns) * (28 + gap[0]) / (columns * (28 + gap[1]))
+    figure = figure_of((7.5, height + 0.8), title, subtitle)
+    axes = figure.subplots()
+    corners = show_tiles(axes, tiles, columns, gap, **style)
+    axes.set_anchor("NW")
+    if scale:
+        add_scale(axes, scale)
+    return figure, axes, corners
+
+
+def show_tiles(
+    axes: "Axes", tiles: Tensor, columns: int, gap: tuple[int, int] = (2, 2), **style: Any
+) -> list[tuple[float, float]]:
+    """Lay tiles `(N, H, W)` out in rows, small ones enlarged to about 28 x 28.
+
+    Args:
+        axes: Where.
+        tiles: Their values.
+        columns: Tiles in a row.
+        gap: What is left free below each tile and to its right.
+        style: Arguments of `imshow`.
+
+    Returns:
+        The upper left corner of each tile.
+    """
+    axes.axis("off")
+    if len(tiles) == 0:
+        return []
+    scale = max(1, 28 // tiles.shape[1])
+    tiles = tiles.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    num, height, width = tiles.shape
+    rows, down, along = -(-num // columns), height + gap[0], width + gap[1]
+    # What is not a number is left out: the paper shows.
+    canvas = np.full((rows, down, columns, along), np.nan, np.float32)
+    for i, tile in enumerate(tiles.float().cpu().numpy()):
+        canvas[i // columns, :height, i % columns, :width] = tile
+    canvas = canvas.reshape(rows * down, columns * along)[:, : columns * along - gap[1]]
+    axes.imshow(canvas, interpolation="nearest", **style)
+    return [(i % columns * along - 0.5, i // columns * down - 0.5) for i in range(num)]
+
+
+def diverging() -> Any:
+    """Return a color map from blue by paper to vermilion, for values around 0."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("blue_vermilion", [BLUE, "#f4f4f0", VERMILION])
+
+
+def add_scale(axes: "Axes", label: str) -> None:
+    """Add the scale of a panel's colors beside it."""
+    assert axes.figure is not None
+    bar = axes.figure.colorbar(axes.images[0], ax=axes, label=label, shrink=0.8, aspect=30)
+    bar.outline.set_visible(False)
+
+
+def to_array(figure: "Figure") -> np.ndarray:
+    """Draw a figure; return uint8 `(H, W, 3)`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+def to_png(figure: "Figure", dpi: int = 160) -> bytes:
+    """Draw a figure; return a PNG file's contents."""
+    contents = io.BytesIO()
+    figure.savefig(contents, format="png", dpi=dpi)
+    return contents.getvalue()

@@ -1,0 +1,90 @@
+"""A picture, and a network -> what it reads."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mnist_lightning.reading.convention import to_mnist
+from mnist_lightning.reading.picture import open_picture
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a network reads in a picture.
+
+    Args:
+        digit: The most probable digit.
+        probabilities: Of the digits 0 to 9; they sum to 1.
+        image: What the network saw, uint8 `(28, 28)`, 0 to 255.
+    """
+
+    digit: int
+    probabilities: tuple[float, ...]
+    image: Tensor
+
+    @property
+    def probability(self) -> float:
+        """The digit's probability."""
+        return self.probabilities[self.digit]
+
+    @property
+    def second(self) -> int:
+        """The second guess."""
+        others = set(range(len(self.probabilities))) - {self.digit}
+        return max(others, key=self.probabilities.__getitem__)
+
+    @property
+    def second_probability(self) -> float:
+        """The second guess's probability."""
+        return self.probabilities[self.second]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all but the image, as JSON takes it."""
+        return {
+            "digit": self.digit,
+            "probability": round(self.probability, 6),
+            "second": self.second,
+            "second_probability": round(self.second_probability, 6),
+            "probabilities": [round(probability, 6) for probability in self.probabilities],
+        }
+
+
+def read(source: str | Path | bytes | Image.Image, network: Callable[[Tensor], Tensor]) -> Reading:
+    """Read the digit in a picture.
+
+    Args:
+        source: A picture file's path or contents, or a picture that Pillow has opened.
+        network: Pixels, float `(B, 1, 28, 28)` in [0, 1], to logits `(B, 10)`, on the CPU.
+
+    Returns:
+        What it reads.
+
+    Raises:
+        ValueError: If it is not a picture, or too large, or there is no ink on it.
+        OSError: If the file can't be read.
+    """
+    picture = source if isinstance(source, Image.Image) else open_picture(source)
+    return read_images(to_mnist(picture)[None], network)[0]
+
+
+@torch.inference_mode()
+def read_images(images: Tensor, network: Callable[[Tensor], Tensor]) -> list[Reading]:
+    """Read images that keep MNIST's convention.
+
+    Args:
+        images: uint8 `(N, 28, 28)`, 0 to 255.
+        network: See `read`.
+
+    Returns:
+        N readings.
+    """
+    readings = []
+    for part in images.split(500):
+        for image, row in zip(part, network(part[:, None] / 255).softmax(dim=1), strict=True):
+            readings.append(Reading(int(row.argmax()), tuple(row.tolist()), image))
+    return readings
