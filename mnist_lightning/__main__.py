@@ -1,11 +1,15 @@
 """The front door: python -m mnist_lightning COMMAND, or mnist-lightning COMMAND.
 
-It opens a command's room only when it is asked for, so that its own help waits for no import.
+It opens a command's room only when it is asked for, so that its own help waits for no import, and
+is where all of them end. Exit codes: 0, done; 1, not or not all done, with a line for each reason;
+2, a command line that can't be understood; 130, Ctrl-C; 143, SIGTERM.
 """
 
 import sys
 from difflib import get_close_matches
 from importlib import import_module
+
+from mnist_lightning.errors import UserError
 
 TRAINING = {
     "fit": "train a network",
@@ -38,8 +42,20 @@ python -m mnist_lightning COMMAND --help says what a command takes. To begin:
 
 
 def main() -> None:
-    """Run the command that the command line names."""
+    """Run the command that the command line names, and end in one line if it can't be done."""
     command, *arguments = sys.argv[1:] or ["--help"]
+    try:
+        _run(command, arguments)
+    except OSError as error:
+        named = error.filename and error.strerror
+        sys.exit(f"error: {error.filename}: {error.strerror}" if named else f"error: {error}")
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _run(command: str, arguments: list[str]) -> None:
     if command in ("-h", "--help"):
         groups = ("\n".join(f"  {k:10}{v}" for k, v in group.items()) for group in (TRAINING, USE))
         print(HELP.format(**dict(zip(("training", "use"), groups, strict=True))), end="")

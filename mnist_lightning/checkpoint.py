@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from mnist_lightning.errors import UserError
 from mnist_lightning.network import ConvNet, Ensemble, members
 
 # Goes up when a checkpoint's contents change so that older code can't read them.
@@ -36,7 +37,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not a whole checkpoint of this project.
+        UserError: If the file is not a whole checkpoint of this project.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no checkpoint file {path}")
@@ -49,14 +50,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except OSError:  # the disk's fault, not the file's
         raise
     except Exception as error:  # of seven kinds, by where the damage is
-        raise ValueError(f"{path} is damaged or not a checkpoint") from error
+        raise UserError(f"{path} is damaged or not a checkpoint") from error
     if damaged is not None:
-        raise ValueError(f"{path} is damaged: {damaged} in it fails its checksum")
+        raise UserError(f"{path} is damaged: {damaged} in it fails its checksum")
     format_ = checkpoint.get("mnist_lightning_format") if isinstance(checkpoint, dict) else None
     if not isinstance(format_, int):
-        raise ValueError(f"{path} is not a checkpoint of mnist_lightning")
+        raise UserError(f"{path} is not a checkpoint of mnist_lightning")
     if format_ > CHECKPOINT_FORMAT:
-        raise ValueError(f"{path} was written by a newer mnist_lightning: update this one")
+        raise UserError(f"{path} was written by a newer mnist_lightning: update this one")
     checkpoint["hyper_parameters"] = NETWORK_SETTINGS | checkpoint.get("hyper_parameters", {})
     return checkpoint
 
@@ -73,7 +74,7 @@ def load(*paths: str | Path) -> ConvNet | Ensemble:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, or not of this project, or of another network.
+        UserError: If the file is damaged, or not of this project, or of another network.
     """
     networks = [_load(Path(path)) for path in paths or [PRETRAINED]]
     return networks[0] if len(networks) == 1 else Ensemble(networks).eval()
@@ -115,7 +116,7 @@ def _load(path: Path) -> ConvNet | Ensemble:
         network = networks[0] if len(networks) == 1 else Ensemble(networks)
         network.load_state_dict(weights)
     except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path} holds another network than this version builds") from error
+        raise UserError(f"{path} holds another network than this version builds") from error
     return network.to(memory_format=torch.channels_last).eval()
 
 
@@ -127,13 +128,13 @@ def _read_safetensors(path: Path) -> tuple[list[dict[str, Any]], dict[str, Tenso
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file") from error
+        raise UserError(f"{path} is damaged or not a safetensors file") from error
     if not {"mnist_lightning_format", "members", "sha256"} <= metadata.keys():
-        raise ValueError(f"{path} was not written by mnist_lightning")
+        raise UserError(f"{path} was not written by mnist_lightning")
     if int(metadata["mnist_lightning_format"]) > CHECKPOINT_FORMAT:
-        raise ValueError(f"{path} was written by a newer mnist_lightning: update this one")
+        raise UserError(f"{path} was written by a newer mnist_lightning: update this one")
     if metadata["sha256"] != _digest(weights):  # the format itself has no checksum
-        raise ValueError(f"{path} is damaged: its weights fail their checksum")
+        raise UserError(f"{path} is damaged: its weights fail their checksum")
     return json.loads(metadata["members"]), weights
 
 

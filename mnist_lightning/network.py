@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mnist_lightning.errors import UserError
+
 # How far the views of an image are shifted, by (right, down) pixels. The image itself is the last,
 # so that what a layer has put out last is of it.
 VIEWS = (1, 0), (-1, 0), (0, 1), (0, -1), (0, 0)
@@ -39,7 +41,7 @@ class ConvNet(nn.Sequential):
         settings: The arguments, as a file with weights keeps them.
 
     Raises:
-        ValueError: If a size is below 1, there are no blocks or too many for the image, or
+        UserError: If a size is below 1, there are no blocks or too many for the image, or
             `padding` or `dropout` is out of its range.
     """
 
@@ -57,15 +59,15 @@ class ConvNet(nn.Sequential):
         sizes = {"hidden": hidden, "convolutions": convolutions, "kernel_size": kernel_size}
         for name, value in (*sizes.items(), *(("channels", each) for each in channels)):
             if value < 1:
-                raise ValueError(f"{name} {value} must be 1 or more")
+                raise UserError(f"{name} {value} must be 1 or more")
         if not 0 <= padding < kernel_size:
-            raise ValueError(
+            raise UserError(
                 f"padding {padding} must be in 0 to {kernel_size - 1} for kernels of {kernel_size}"
             )
         if not channels:
-            raise ValueError("channels [] must hold one number or more")
+            raise UserError("channels [] must hold one number or more")
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout {dropout} must be in 0 to 1, 1 excluded")
+            raise UserError(f"dropout {dropout} must be in 0 to 1, 1 excluded")
 
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         in_channels, size, i = 1, 28, 0
@@ -84,7 +86,7 @@ class ConvNet(nn.Sequential):
                 in_channels = out_channels
             size = (size - convolutions * (kernel_size - 1 - 2 * padding)) // 2
             if size < 1:
-                raise ValueError(
+                raise UserError(
                     f"channels {list(channels)}: a 28x28 image has room for {block - 1} blocks of "
                     f"{convolutions} convolutions with kernels of {kernel_size}, padding {padding}"
                 )
@@ -123,14 +125,14 @@ class Ensemble(nn.Module):
         networks: Its members; those of an ensemble among them count one by one.
 
     Raises:
-        ValueError: If there are none.
+        UserError: If there are none.
     """
 
     def __init__(self, networks: "Iterable[ConvNet | Ensemble]") -> None:
         super().__init__()
         self.members = nn.ModuleList(member for each in networks for member in members(each))
         if not len(self.members):
-            raise ValueError("an ensemble needs at least one network")
+            raise UserError("an ensemble needs at least one network")
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return what all members together say, or in training what each says of its own images.

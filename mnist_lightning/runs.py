@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mnist_lightning.checkpoint import read_checkpoint
+from mnist_lightning.errors import UserError
 
 Curves = dict[str, tuple[list[int], list[float]]]
 
@@ -32,7 +33,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
         try:
             read_checkpoint(path)
             return path, damaged
-        except ValueError as error:
+        except UserError as error:
             damaged.append(str(error))
     return None, damaged
 

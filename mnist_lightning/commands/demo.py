@@ -32,8 +32,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mnist_lightning.checkpoint import load
-from mnist_lightning.commands.terminal import errors_in_one_line, make_parser
+from mnist_lightning.commands.terminal import make_parser, need
 from mnist_lightning.data.datasets import read_test_set
+from mnist_lightning.errors import UserError
 from mnist_lightning.network import to_pixels
 from mnist_lightning.reading.reader import read
 
@@ -121,7 +122,7 @@ def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
             return await work(function, await asyncio.wait_for(receive(request), PATIENCE))
         except asyncio.TimeoutError as error:  # which is an OSError, too
             raise HTTPException(408, f"the picture took over {PATIENCE} seconds") from error
-        except (ValueError, OSError) as error:
+        except (UserError, OSError) as error:
             raise HTTPException(400, str(error)) from error
         except ClientDisconnect as error:
             raise HTTPException(400, "the picture did not arrive") from error
@@ -217,7 +218,7 @@ def see(picture: bytes, network: nn.Module, maps: dict[str, Tensor]) -> dict[str
         for each of `layers` its maps' bytes, 255 for the layer's highest value.
 
     Raises:
-        ValueError: If it is no picture, or holds nothing to read.
+        UserError: If it is no picture, or holds nothing to read.
         OSError: If it can't be read.
     """
     reading = read(picture, network)
@@ -290,8 +291,8 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if not 0 <= options.port <= 65535:
         parser.error(f"--port {options.port} must be in 0 to 65535")
+    need("fastapi", "uvicorn")
     torch.set_num_threads(1)  # one image is too little to share out
-    with errors_in_one_line(extra="demo"):
-        hosts = LOOPBACK if options.host in LOOPBACK else None
-        app = create_app(load(*options.ckpt_path), hosts)
-        serve(app, options.host, options.port, not options.no_browser)
+    hosts = LOOPBACK if options.host in LOOPBACK else None
+    app = create_app(load(*options.ckpt_path), hosts)
+    serve(app, options.host, options.port, not options.no_browser)

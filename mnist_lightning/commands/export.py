@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mnist_lightning.checkpoint import load, to_safetensors
-from mnist_lightning.commands.terminal import errors_in_one_line, make_parser
+from mnist_lightning.commands.terminal import make_parser, need
 from mnist_lightning.data.datasets import read_test_set
+from mnist_lightning.errors import UserError
 from mnist_lightning.files import replace_file
 from mnist_lightning.network import to_pixels
 
@@ -110,7 +111,7 @@ def largest_difference(network: Run, exported: Run) -> float:
         The largest absolute difference between two probabilities.
 
     Raises:
-        ValueError: If the two read any image as different digits.
+        UserError: If the two read any image as different digits.
     """
     images, _ = read_test_set()
     largest, differing = 0.0, 0
@@ -121,7 +122,7 @@ def largest_difference(network: Run, exported: Run) -> float:
         differing += int((expected.argmax(1) != actual.argmax(1)).sum())
         largest = max(largest, float((expected.softmax(1) - actual.softmax(1)).abs().max()))
     if differing:
-        raise ValueError(f"the export would read {differing} of 10,000 test images differently")
+        raise UserError(f"the export would read {differing} of 10,000 test images differently")
     return largest
 
 
@@ -137,14 +138,16 @@ def export(paths: list[str], output: Path) -> str:
         A line that says what was written and how it compares.
 
     Raises:
-        ValueError: If the suffix is another one, the checkpoint is not good, or the export reads
+        UserError: If the suffix is another one, the checkpoint is not good, or the export reads
             digits differently; nothing is written then.
         OSError: If a file can't be read or written.
     """
     if output.suffix not in (".onnx", ".pt2", ".safetensors"):
-        raise ValueError(f"{output} must end in .onnx, .pt2 or .safetensors")
+        raise UserError(f"{output} must end in .onnx, .pt2 or .safetensors")
     if not output.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {output.parent} to write {output.name} in")
+    if output.suffix == ".onnx":
+        need("onnx", "onnxruntime", "onnxscript")
     network = load(*paths)
     print(f"exporting to {output}", file=sys.stderr)
     if output.suffix == ".safetensors":
@@ -181,5 +184,4 @@ def main(arguments: list[str]) -> None:
     parser = make_parser("export", __doc__)
     parser.add_argument("output", type=Path, help="a file that ends in .onnx, .pt2 or .safetensors")
     options = parser.parse_args(arguments)
-    with errors_in_one_line(extra="export"):
-        print(export(options.ckpt_path, options.output))
+    print(export(options.ckpt_path, options.output))

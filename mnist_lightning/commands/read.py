@@ -23,7 +23,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mnist_lightning.checkpoint import load
-from mnist_lightning.commands.terminal import errors_in_one_line, make_parser
+from mnist_lightning.commands.terminal import make_parser
+from mnist_lightning.errors import UserError
 from mnist_lightning.files import replace_file
 from mnist_lightning.reading.convention import to_mnist
 from mnist_lightning.reading.picture import flatten, open_picture
@@ -56,7 +57,7 @@ def read_files(
             picture = open_picture(_standard_input() if name == "-" else name)
             images[name] = to_mnist(picture)
             thumbnails[name] = ImageOps.contain(flatten(picture), (TILE, TILE))
-        except (ValueError, OSError) as error:
+        except (UserError, OSError) as error:
             errors[name] = getattr(error, "strerror", None) or str(error)
     if not images:
         return {}, errors, {}
@@ -68,7 +69,7 @@ def expand(names: list[str]) -> list[str]:
     """Put in place of each folder the pictures in it, sorted, and leave out what comes twice.
 
     Raises:
-        ValueError: If a folder holds no picture.
+        UserError: If a folder holds no picture.
         OSError: If it can't be listed.
     """
     files = []
@@ -78,7 +79,7 @@ def expand(names: list[str]) -> list[str]:
             continue
         found = sorted(str(p) for p in Path(name).iterdir() if p.suffix.lower() in SUFFIXES)
         if not found:
-            raise ValueError(f"{name}: no picture in this folder ends in {', '.join(SUFFIXES)}")
+            raise UserError(f"{name}: no picture in this folder ends in {', '.join(SUFFIXES)}")
         files += found
     return list(dict.fromkeys(files))
 
@@ -167,7 +168,7 @@ def _check_output(path: Path | None, *suffixes: str) -> None:
     if path is None:
         return
     if path.suffix not in suffixes:
-        raise ValueError(f"{path} must end in {' or '.join(suffixes)}")
+        raise UserError(f"{path} must end in {' or '.join(suffixes)}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} in")
 
@@ -181,12 +182,11 @@ def main(arguments: list[str]) -> None:
         "pictures", nargs="+", help="picture files, folders of them, or - for standard input"
     )
     options = parser.parse_args(arguments)
-    with errors_in_one_line():
-        _check_output(options.output, ".csv", ".json")
-        _check_output(options.show, ".png")
-        names = expand(options.pictures)
-        network = load(*options.ckpt_path)
-        readings, errors, thumbnails = read_files(names, network)
+    _check_output(options.output, ".csv", ".json")
+    _check_output(options.show, ".png")
+    names = expand(options.pictures)
+    network = load(*options.ckpt_path)
+    readings, errors, thumbnails = read_files(names, network)
 
     code: int | str = 1 if errors else 0
     try:

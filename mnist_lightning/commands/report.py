@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from mnist_lightning import figures
 from mnist_lightning.checkpoint import load, read_checkpoint
-from mnist_lightning.commands.terminal import errors_in_one_line, make_parser
+from mnist_lightning.commands.terminal import make_parser
 from mnist_lightning.data import datasets
 from mnist_lightning.data.augment import preview
 from mnist_lightning.figures.measures import layer_output, wilson_interval
@@ -50,8 +50,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--layer", help="whose feature maps to show; left out, the first ReLU's")
     parser.add_argument("--data_root", type=Path, default="data", help="folder of the images: data")
     options = parser.parse_args(arguments)
-    with errors_in_one_line():
-        _make(options.ckpt_path, options.output_dir, options.layer, options.data_root)
+    _make(options.ckpt_path, options.output_dir, options.layer, options.data_root)
 
 
 def _make(paths: list[str], output_dir: Path, layer: str | None, root: Path) -> None:

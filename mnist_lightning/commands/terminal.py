@@ -1,13 +1,11 @@
-"""What the commands share: their parser, the choice of a network, and how they end.
-
-Exit codes: 0, done; 1, not or not all done, and one line for each reason; 2, a command line that
-can't be understood; 130, Ctrl-C.
-"""
+"""What the commands share: their parser, the choice of a network, and the packages of an extra."""
 
 import argparse
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+
+from mnist_lightning.errors import UserError
 
 
 def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
@@ -31,21 +29,18 @@ def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-@contextmanager
-def errors_in_one_line(extra: str | None = None) -> Iterator[None]:
-    """End the process with one line if what stands below fails by the user's or a file's fault.
+def need(*packages: str) -> None:
+    """Refuse to begin without packages that only some commands need.
 
-    Args:
-        extra: The extra whose packages the command needs.
+    Raises:
+        UserError: If one is missing; the line says how this very environment gets them.
     """
     try:
-        yield
+        for package in packages:
+            import_module(package)
     except ModuleNotFoundError as error:
-        sys.exit(f"error: {error.name} is missing: pip install 'mnist_lightning[{extra}]'")
-    except OSError as error:
-        named = error.filename and error.strerror
-        sys.exit(f"error: {error.filename}: {error.strerror}" if named else f"error: {error}")
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+        python = Path(sys.executable)
+        if python.is_relative_to(Path.cwd()):
+            python = python.relative_to(Path.cwd())
+        install = f"{python} -m pip install {' '.join(packages)}"
+        raise UserError(f"{error.name} is missing: {install}") from error

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnist_lightning.errors import UserError
 from mnist_lightning.files import replace_file
 
 Name = Literal["MNIST", "FashionMNIST", "KMNIST"]
@@ -60,7 +61,7 @@ def read(root: Path, name: Name, train: bool) -> tuple[Tensor, Tensor]:
 
     Raises:
         OSError: If a file is missing or can't be read.
-        ValueError: If a file is not a whole IDX file.
+        UserError: If a file is not a whole IDX file.
     """
     images, labels = (
         read_idx((root / name / "raw" / file).with_suffix("").read_bytes())
@@ -90,16 +91,16 @@ def read_idx(contents: bytes) -> Tensor:
         uint8, of the sizes that the file states.
 
     Raises:
-        ValueError: If it is not such a file, or has another length than it states.
+        UserError: If it is not such a file, or has another length than it states.
     """
     num_dimensions = contents[3] if contents[:3] == b"\0\0\x08" and len(contents) > 3 else 0
     start = 4 + 4 * num_dimensions
     if not num_dimensions or len(contents) < start:
-        raise ValueError("not an IDX file of bytes")
+        raise UserError("not an IDX file of bytes")
     sizes = np.frombuffer(contents, ">i4", num_dimensions, 4).tolist()
     values = np.frombuffer(contents, np.uint8, offset=start)
     if min(sizes) < 0 or len(values) != np.prod(sizes, dtype=object):
-        raise ValueError(f"an IDX file that states {sizes} values and holds {len(values):,}")
+        raise UserError(f"an IDX file that states {sizes} values and holds {len(values):,}")
     return torch.from_numpy(values.copy()).reshape(sizes)
 
 

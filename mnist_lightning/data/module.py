@@ -14,6 +14,7 @@ from mnist_lightning.data import datasets
 from mnist_lightning.data.augment import warp
 from mnist_lightning.data.batches import Batches, stratified_sample
 from mnist_lightning.data.predictions import read_predictions
+from mnist_lightning.errors import UserError
 from mnist_lightning.network import to_pixels
 
 
@@ -47,7 +48,7 @@ class MNISTDataModule(pl.LightningDataModule):
         zoom: Largest change of scale, for width and height separately.
 
     Raises:
-        ValueError: If a value is out of its range.
+        UserError: If a value is out of its range.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class MNISTDataModule(pl.LightningDataModule):
             "in 0 to 1, 1 excluded",
         )
         if pseudo_labels is None and (pseudo_share, pseudo_confidence) != (0.25, 0.0):
-            raise ValueError("pseudo_share and pseudo_confidence want pseudo_labels, a file")
+            raise UserError("pseudo_share and pseudo_confidence want pseudo_labels, a file")
         _check("rotation", rotation, 0 <= rotation <= 180, "in 0 to 180 degrees")
         _check("shift", shift, 0 <= shift <= 1, "in 0 to 1 (a fraction of the image)")
         _check("shear", shear, 0 <= shear <= 1.5, "in 0 to 1.5 radians")
@@ -123,7 +124,7 @@ class MNISTDataModule(pl.LightningDataModule):
 
         Raises:
             OSError: If a file is missing or can't be read.
-            ValueError: If the pseudo-labels do not fit these images.
+            UserError: If the pseudo-labels do not fit these images.
         """
         self.seed = torch.initial_seed()
         unlabelled = stage == "predict" and self.predict_set == "unlabelled"
@@ -142,7 +143,7 @@ class MNISTDataModule(pl.LightningDataModule):
         self.predict_indices = rest
         self.predict_images = f"{self.dataset}/{'train' if train else 'test'}"
         if unlabelled and not len(rest):
-            raise ValueError("no image is unlabelled: choose a smaller data.train_size")
+            raise UserError("no image is unlabelled: choose a smaller data.train_size")
         if stage == "fit":
             self.train_images, self.train_labels = self.images, self.labels
             self.pseudo_indices = np.arange(0)
@@ -153,7 +154,7 @@ class MNISTDataModule(pl.LightningDataModule):
         """Return the training batches, shuffled and with their warps.
 
         Raises:
-            ValueError: If a process would get less than two images in a step.
+            UserError: If a process would get less than two images in a step.
         """
         # An ensemble wants a warp of its own for each member.
         members = getattr(self.trainer.lightning_module, "members", 1) if self.trainer else 1
@@ -193,18 +194,18 @@ class MNISTDataModule(pl.LightningDataModule):
         """Refuse to go on in `fit` with another seed or other labels, which would mix two runs.
 
         Raises:
-            ValueError: If the seed or the file of pseudo-labels is not the checkpoint's.
+            UserError: If the seed or the file of pseudo-labels is not the checkpoint's.
         """
         assert self.trainer is not None
         if self.trainer.state.fn != "fit":
             return
         if state_dict["seed"] != self.seed:
-            raise ValueError(
+            raise UserError(
                 f"the checkpoint's run has seed {state_dict['seed']}, this one {self.seed}: "
                 f"resume it with --seed_everything {state_dict['seed']}"
             )
         if state_dict.get("pseudo_digest") != self.pseudo_digest:
-            raise ValueError(
+            raise UserError(
                 f"{self.pseudo_labels} is not what it was when the checkpoint's run began: "
                 "put back the file, or begin a new run"
             )
@@ -227,17 +228,17 @@ class MNISTDataModule(pl.LightningDataModule):
         self.pseudo_digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         dataset, _, part = set_.partition("/")
         if dataset != self.dataset:
-            raise ValueError(f"{path} labels images of {dataset}, and these are {self.dataset}'s")
+            raise UserError(f"{path} labels images of {dataset}, and these are {self.dataset}'s")
         test_images, _ = datasets.read(self.root, self.dataset, train=False)
         num_images = len(self.images if part == "train" else test_images)
         if indices.max() >= num_images:
-            raise ValueError(
+            raise UserError(
                 f"{path} labels image {indices.max()} of {set_}, which has {num_images:,}"
             )
         confident = (probabilities.amax(dim=1) >= self.pseudo_confidence).numpy()
         indices, probabilities = indices[confident], probabilities[confident]
         if not len(indices):
-            raise ValueError(f"{path} holds no probability of {self.pseudo_confidence} or more")
+            raise UserError(f"{path} holds no probability of {self.pseudo_confidence} or more")
         if part == "test":
             rank_zero_info(
                 f"note: {path} labels test images: this run's test accuracy is transductive"
@@ -247,7 +248,7 @@ class MNISTDataModule(pl.LightningDataModule):
             unlabelled = np.arange(len(self.images), len(self.train_images))
         strangers = np.setdiff1d(indices, unlabelled)
         if len(strangers):
-            raise ValueError(
+            raise UserError(
                 f"{path} holds {len(strangers):,} images that are trained on or held out here, as "
                 f"image {strangers[0]}: use the val_size, train_size and split_seed of its predict"
             )
@@ -265,7 +266,7 @@ class MNISTDataModule(pl.LightningDataModule):
             batches.rank, batches.num_ranks = self.trainer.global_rank, self.trainer.world_size
         num = len(batches.indices) + len(batches) * batches.extra_size
         if num // (len(batches) * batches.num_ranks) < least:
-            raise ValueError(
+            raise UserError(
                 f"{num:,} images in steps of {batches.batch_size} on {batches.num_ranks} "
                 f"process(es): one would get less than {least} in a step; choose larger steps"
             )
@@ -281,4 +282,4 @@ class MNISTDataModule(pl.LightningDataModule):
 
 def _check(name: str, value: float, holds: bool, range_: str) -> None:
     if not holds:
-        raise ValueError(f"{name} {value} must be {range_}")
+        raise UserError(f"{name} {value} must be {range_}")

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnist_lightning.errors import UserError
 from mnist_lightning.files import replace_file
 
 HEADER = ",".join(["set", "image", "digit", *(f"p{digit}" for digit in range(10))])
@@ -42,15 +43,15 @@ def read_predictions(path: str | Path) -> tuple[str, np.ndarray, Tensor]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not such a file; the line is named.
+        UserError: If it is not such a file; the line is named.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file of predictions {path}")
     header, *lines = Path(path).read_text(errors="replace").splitlines() or [""]
     if header != HEADER:
-        raise ValueError(f"{path} was not written by predict: its first line is not {HEADER}")
+        raise UserError(f"{path} was not written by predict: its first line is not {HEADER}")
     if not lines:
-        raise ValueError(f"{path} holds no predictions")
+        raise UserError(f"{path} holds no predictions")
     sets, indices, rows = set(), [], []
     for number, line in enumerate(lines, start=2):
         set_, *fields = line.split(",")
@@ -60,7 +61,7 @@ def read_predictions(path: str | Path) -> tuple[str, np.ndarray, Tensor]:
             if not (is_right and index >= 0 and abs(sum(row) - 1) < 1e-3):
                 raise ValueError
         except ValueError:
-            raise ValueError(
+            raise UserError(
                 f"{path}, line {number}: not a set, an image, a digit and ten "
                 f"probabilities: {line[:60]}"
             ) from None
@@ -68,7 +69,7 @@ def read_predictions(path: str | Path) -> tuple[str, np.ndarray, Tensor]:
         indices.append(index)
         rows.append(row)
     if len(sets) > 1:
-        raise ValueError(f"{path} holds images of several sets")
+        raise UserError(f"{path} holds images of several sets")
     if len(set(indices)) < len(indices):
-        raise ValueError(f"{path} holds an image more than once")
+        raise UserError(f"{path} holds an image more than once")
     return sets.pop(), np.array(indices), torch.tensor(rows)

@@ -92,7 +92,7 @@ def feature_maps(network: nn.Module, pixels: Tensor, layer: str | None = None) -
         tiles of one square.
 
     Raises:
-        ValueError: If the network has no such layer; the message names those that it has.
+        UserError: If the network has no such layer; the message names those that it has.
     """
     layer = layer or _names(network, nn.ReLU)[0]
     maps = _maps(network, pixels, layer)

@@ -6,16 +6,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mnist_lightning.errors import UserError
+
 
 def layer_output(network: nn.Module, pixels: Tensor, layer: str) -> Tensor:
     """Return what a layer puts out for pixels `(B, 1, H, W)`, computed without gradients.
 
     Raises:
-        ValueError: If the network has no such layer; the message names those that it has.
+        UserError: If the network has no such layer; the message names those that it has.
     """
     modules = {name: each for name, each in network.named_modules() if not list(each.children())}
     if layer not in modules:
-        raise ValueError(f"the network has no layer {layer!r}; it has {', '.join(modules)}")
+        raise UserError(f"the network has no layer {layer!r}; it has {', '.join(modules)}")
     outputs: list[Tensor] = []
     hook = modules[layer].register_forward_hook(lambda *call: outputs.append(call[2].detach()))
     try:

@@ -31,7 +31,7 @@ def to_mnist(picture: Image.Image) -> Tensor:
         uint8 `(28, 28)`, 0 for the paper to 255 for the ink.
 
     Raises:
-        ValueError: If there is no ink on it.
+        UserError: If there is no ink on it.
     """
     picture = flatten(picture)
     pixels = np.asarray(picture)

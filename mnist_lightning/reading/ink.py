@@ -3,6 +3,7 @@
 import numpy as np
 from PIL import Image, ImageFilter
 
+from mnist_lightning.errors import UserError
 from mnist_lightning.reading.picture import fit
 
 SIDE = 192  # pixels of a picture's long side, in which its ink is looked for
@@ -46,7 +47,7 @@ def find_digit(picture: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     contrast = np.asarray(Image.fromarray(depth).reduce(2)).max()
     noise = level - lowest
     if contrast < max(MIN_CONTRAST, 4 * noise):
-        raise ValueError("there is no ink on the picture, or too pale a one")
+        raise UserError("there is no ink on the picture, or too pale a one")
     inked = depth > max(0.4 * contrast, 3 * noise)
 
     height, width = depth.shape

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from mnist_lightning.errors import UserError
+
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
 MAX_PIXELS = 50_000_000  # one takes up to 20 bytes while it is read, whatever the file's size
@@ -24,7 +26,7 @@ def open_picture(source: str | Path | bytes) -> Image.Image:
         The picture, in any of Pillow's modes, turned as its camera says.
 
     Raises:
-        ValueError: If it is not such a picture, or damaged, or too small or too large.
+        UserError: If it is not such a picture, or damaged, or too small or too large.
         OSError: If the file can't be read.
     """
     file = io.BytesIO(source) if isinstance(source, bytes) else source
@@ -33,23 +35,23 @@ def open_picture(source: str | Path | bytes) -> Image.Image:
         try:
             picture = Image.open(file, formats=FORMATS)  # reads no more than the header
         except Image.UnidentifiedImageError as error:
-            raise ValueError("not a picture: PNG, JPEG, WebP, GIF, BMP or TIFF is read") from error
+            raise UserError("not a picture: PNG, JPEG, WebP, GIF, BMP or TIFF is read") from error
         except Image.DecompressionBombError as error:
-            raise ValueError(f"over {MAX_PIXELS:,} pixels: make the picture smaller") from error
+            raise UserError(f"over {MAX_PIXELS:,} pixels: make the picture smaller") from error
         with picture:
             width, height = picture.size
             if width * height > MAX_PIXELS:
-                raise ValueError(
+                raise UserError(
                     f"{width}x{height} is over {MAX_PIXELS:,} pixels: make the picture smaller"
                 )
             if min(width, height) < MIN_SIDE:
-                raise ValueError(f"{width}x{height} pixels are too few to hold a digit")
+                raise UserError(f"{width}x{height} pixels are too few to hold a digit")
             try:
                 return ImageOps.exif_transpose(picture)
             except MemoryError:
                 raise
             except Exception as error:  # of many kinds, by format and where the damage is
-                raise ValueError("the picture is cut off or damaged") from error
+                raise UserError("the picture is cut off or damaged") from error
 
 
 def flatten(picture: Image.Image) -> Image.Image:

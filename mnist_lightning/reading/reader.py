@@ -65,7 +65,7 @@ def read(source: str | Path | bytes | Image.Image, network: Callable[[Tensor], T
         What it reads.
 
     Raises:
-        ValueError: If it is not a picture, or too large, or there is no ink on it.
+        UserError: If it is not a picture, or too large, or there is no ink on it.
         OSError: If the file can't be read.
     """
     picture = source if isinstance(source, Image.Image) else open_picture(source)

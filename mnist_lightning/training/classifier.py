@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from mnist_lightning.checkpoint import CHECKPOINT_FORMAT
+from mnist_lightning.errors import UserError
 from mnist_lightning.network import ConvNet, Ensemble
 
 # Pixels, float32 (B, 1, 28, 28) in [0, 1], and labels, int64 (B,), or where there are pseudo-labels
@@ -51,7 +52,7 @@ class MNISTClassifier(pl.LightningModule):
             `constant` keeps both as they are, at 0.9 for beta.
 
     Raises:
-        ValueError: If a value is out of its range.
+        UserError: If a value is out of its range.
     """
 
     def __init__(
@@ -70,9 +71,9 @@ class MNISTClassifier(pl.LightningModule):
     ) -> None:
         super().__init__()
         if members < 1:
-            raise ValueError(f"members {members} must be 1 or more")
+            raise UserError(f"members {members} must be 1 or more")
         if not 0 < learning_rate < math.inf:
-            raise ValueError(f"learning_rate {learning_rate} must be a finite number above 0")
+            raise UserError(f"learning_rate {learning_rate} must be a finite number above 0")
         self.save_hyperparameters()
         sizes = channels, hidden, dropout, batch_norm, convolutions, kernel_size, padding
         networks = [ConvNet(*sizes, views=views) for _ in range(members)]
@@ -97,12 +98,12 @@ class MNISTClassifier(pl.LightningModule):
         """Refuse to go on where the processes or the schedule do not fit together.
 
         Raises:
-            ValueError: If the processes start at different steps, or the checkpoint's one-cycle
+            UserError: If the processes start at different steps, or the checkpoint's one-cycle
                 schedule was planned for another number of steps than this run's.
         """
         first = self.trainer.strategy.broadcast(self.global_step)
         if self.global_step != first:
-            raise ValueError(
+            raise UserError(
                 f"this process starts at step {self.global_step}, the first one at step {first}: "
                 "their machines must see the same checkpoints, on a disk that they share"
             )
@@ -110,7 +111,7 @@ class MNISTClassifier(pl.LightningModule):
             planned = self.lr_schedulers().total_steps  # type: ignore[union-attr]
             steps = self.trainer.estimated_stepping_batches
             if planned != steps:
-                raise ValueError(
+                raise UserError(
                     f"the checkpoint's one_cycle schedule ends after {planned:,} steps, this run "
                     f"after {steps:,}: resume with the max_epochs that it was started with"
                 )
@@ -119,11 +120,11 @@ class MNISTClassifier(pl.LightningModule):
         """Mark the checkpoint with its format.
 
         Raises:
-            ValueError: If a weight is not finite, so that no run goes on from such a checkpoint.
+            UserError: If a weight is not finite, so that no run goes on from such a checkpoint.
         """
         for name, weight in checkpoint["state_dict"].items():
             if not torch.isfinite(weight).all():
-                raise ValueError(
+                raise UserError(
                     f"{name} is not finite after step {self.global_step} and was not saved: "
                     "try a smaller learning_rate"
                 )
@@ -145,7 +146,7 @@ class MNISTClassifier(pl.LightningModule):
         """Return the mean cross-entropy of a batch.
 
         Raises:
-            ValueError: If it is not finite; the weights are not updated with it. On a GPU only the
+            UserError: If it is not finite; the weights are not updated with it. On a GPU only the
                 steps that are logged are looked at: a look waits for all that the GPU has to do.
         """
         pixels, labels = batch
@@ -154,7 +155,7 @@ class MNISTClassifier(pl.LightningModule):
         interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         logged = interval and (self.global_step + 1) % interval == 0
         if (logged or self.device.type == "cpu") and not torch.isfinite(loss):
-            raise ValueError(
+            raise UserError(
                 f"the loss is {loss.item()} in epoch {self.current_epoch}, step {self.global_step} "
                 "(the weights were not updated with it): try a smaller learning_rate"
             )
@@ -182,14 +183,14 @@ class MNISTClassifier(pl.LightningModule):
         """Return Adam, and the schedule over all steps of the run.
 
         Raises:
-            ValueError: If `one_cycle` is to span a run without an end.
+            UserError: If `one_cycle` is to span a run without an end.
         """
         optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=True)
         if self.schedule == "constant":
             return optimizer
         steps = self.trainer.estimated_stepping_batches
         if steps == math.inf:
-            raise ValueError(
+            raise UserError(
                 "the one_cycle schedule needs an end: give max_epochs or max_steps, "
                 "or take --model.schedule constant"
             )

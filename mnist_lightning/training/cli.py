@@ -17,7 +17,6 @@ import logging
 import os
 import sys
 import threading
-import traceback
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,8 +26,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-import mnist_lightning
 from mnist_lightning.data.module import MNISTDataModule
+from mnist_lightning.errors import UserError
 from mnist_lightning.training import tensorboard
 from mnist_lightning.training.classifier import MNISTClassifier
 from mnist_lightning.training.resume import use_checkpoint
@@ -67,14 +66,10 @@ def main() -> None:
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
-    except (ValueError, OSError, ModuleNotFoundError, MisconfigurationException) as error:
-        if isinstance(error, ValueError) and not _raised_here(error):
-            raise
-        if isinstance(error, OSError) and error.strerror:
-            sys.exit(f"error: {error.filename or 'writing or connecting failed'}: {error.strerror}")
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except MisconfigurationException as error:  # Lightning's own word for a user's mistake
+        raise UserError(str(error)) from error
+    except ModuleNotFoundError as error:
+        raise UserError(str(error)) from error
 
 
 class Parser(LightningArgumentParser):
@@ -130,7 +125,7 @@ class CLI(LightningCLI):
         """Refuse to write over another run, before anything is written.
 
         Raises:
-            ValueError: If the run's folder holds checkpoints, and it does not go on from the newest
+            UserError: If the run's folder holds checkpoints, and it does not go on from the newest
                 of them.
         """
         last = self.trainer.kept[-1]
@@ -140,7 +135,7 @@ class CLI(LightningCLI):
         goes_on = self.goes_on or (start and newest and newest.samefile(start))
         saves = not self.trainer.fast_dev_run  # type: ignore[attr-defined]
         if newest and saves and not goes_on:
-            raise ValueError(
+            raise UserError(
                 f"{folder} holds another run's checkpoints: "
                 "go on from them with --ckpt_path auto, or give this run a folder of its own"
             )
@@ -149,10 +144,10 @@ class CLI(LightningCLI):
         """Refuse to validate on nothing.
 
         Raises:
-            ValueError: If no images are held out.
+            UserError: If no images are held out.
         """
         if not self.datamodule.val_size:
-            raise ValueError("there are no validation images: data.val_size is 0")
+            raise UserError("there are no validation images: data.val_size is 0")
 
     def predict(self, output: str | None = None, **kwargs: Any) -> None:
         """Write predictions to a file, `predictions.csv` if none is named."""
@@ -203,9 +198,3 @@ def _explain_once(failure: threading.ExceptHookArgs) -> None:
     # Where its thread can't write a file, TensorBoard raises the same error in the main one.
     if not isinstance(failure.exc_value, OSError):
         threading.__excepthook__(failure)
-
-
-def _raised_here(error: Exception) -> bool:
-    """Tell whether this package raised the error, for its user, or a library, for its author."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return Path(frames[-1].filename).is_relative_to(Path(str(mnist_lightning.__file__)).parent)

@@ -8,6 +8,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_only
 
 from mnist_lightning.checkpoint import read_checkpoint
+from mnist_lightning.errors import UserError
 from mnist_lightning.runs import newest_checkpoint, run_folder, version_folder
 
 # Where the data lie and how they are cut for evaluation are no part of what a checkpoint is.
@@ -34,7 +35,7 @@ def use_checkpoint(subcommand: str, config: Namespace, given: Namespace) -> bool
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If none is named where one is needed, it is damaged or not of this project, or
+        UserError: If none is named where one is needed, it is damaged or not of this project, or
             what was given contradicts it.
     """
     if subcommand == "fit" and config.ckpt_path == "auto":
@@ -42,7 +43,7 @@ def use_checkpoint(subcommand: str, config: Namespace, given: Namespace) -> bool
     if config.ckpt_path is None:
         if subcommand == "fit":
             return False
-        raise ValueError(f"{subcommand} needs --ckpt_path FILE, a checkpoint that fit wrote")
+        raise UserError(f"{subcommand} needs --ckpt_path FILE, a checkpoint that fit wrote")
     checkpoint = _read(config.ckpt_path)
     _take("model", checkpoint["hyper_parameters"], config, given, refuse=True)
     data = checkpoint.get("datamodule_hyper_parameters", {})  # or a user's own data
@@ -53,7 +54,7 @@ def use_checkpoint(subcommand: str, config: Namespace, given: Namespace) -> bool
     saved = {name: data[name] for name in sorted(data.keys() - FREE_DATA_SETTINGS)}
     _take("data", saved, config, given, refuse=True)
     if "averaging_state" in checkpoint and not _averages(config.trainer.callbacks):
-        raise ValueError(
+        raise UserError(
             "the checkpoint's run averaged its weights, and this one would not: "
             "give the file or flag with EMAWeightAveraging that it was started with"
         )
@@ -62,7 +63,7 @@ def use_checkpoint(subcommand: str, config: Namespace, given: Namespace) -> bool
 
 def _newest_of_name(config: Namespace) -> str | None:
     if not _is_tensorboard(config.trainer.logger):
-        raise ValueError(
+        raise UserError(
             "--ckpt_path auto looks in the TensorBoardLogger's folder: keep that logger"
         )
     folder = _name_folder(config.trainer.logger)
@@ -80,11 +81,11 @@ def _read(path: str) -> dict[str, Any]:
     """Read a checkpoint; where it is damaged, name the newest whole one beside it."""
     try:
         return read_checkpoint(path)
-    except ValueError as error:
+    except UserError as error:
         folder = Path(path).parent
         other = newest_checkpoint(folder.parent)[0] if folder.name == "checkpoints" else None
         hint = f"; the newest whole one of its run is {other}" if other else ""
-        raise ValueError(f"{error}{hint}") from error
+        raise UserError(f"{error}{hint}") from error
 
 
 def _take(
@@ -98,7 +99,7 @@ def _take(
         elif config[key] != value:
             message = f"{key} is {config[key]} here and {value} in the checkpoint"
             if refuse:
-                raise ValueError(f"{message}: leave it out, or use another checkpoint")
+                raise UserError(f"{message}: leave it out, or use another checkpoint")
             say(f"note: {message}; {config[key]} is used", file=sys.stderr)
 
 

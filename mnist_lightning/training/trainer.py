@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar, 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mnist_lightning.data.predictions import write_predictions
+from mnist_lightning.errors import UserError
 from mnist_lightning.training.saving import SaveOnSignal, VerifiedCheckpointIO, checkpoints
 from mnist_lightning.training.speed import Throughput
 
@@ -85,7 +86,7 @@ class Trainer(pl.Trainer):
         Raises:
             OSError: If the output's folder does not exist or can't be written, or the output is a
                 folder; it is found out before the work, not after it.
-            ValueError: If there is no image.
+            UserError: If there is no image.
         """
         if output is None:
             return super().predict(*arguments, **settings)
@@ -98,7 +99,7 @@ class Trainer(pl.Trainer):
             raise PermissionError(f"output: {output.parent} can't be written")
         batches = super().predict(*arguments, **settings)
         if not batches:
-            raise ValueError("nothing to predict: trainer.limit_predict_batches leaves no batch")
+            raise UserError("nothing to predict: trainer.limit_predict_batches leaves no batch")
         shares: list[Sequence[Any]] = [batches]
         if self.world_size > 1:
             shares = [[]] * self.world_size

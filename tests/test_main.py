@@ -1,0 +1,48 @@
+"""The front door: what it lists, where it leads, what it says of a mistake."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import call
+
+import mnist_lightning.__main__ as front_door
+from mnist_lightning import commands
+
+
+def test_help_lists_every_command_with_a_line_each(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in ([], ["--help"], ["-h"]):
+        assert call(monkeypatch, *arguments) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= 100
+        names = [line.split()[0] for line in lines if line.startswith("  ")]
+        assert names[:8] == [*front_door.TRAINING, *front_door.USE]
+    files = {path.stem for path in Path(str(commands.__file__)).parent.glob("[a-z]*.py")}
+    assert files - {"terminal"} == set(front_door.USE)
+
+
+def test_every_command_has_help_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (*front_door.TRAINING, *front_door.USE):
+        assert call(monkeypatch, command, "--help") == 0
+        usage = capsys.readouterr().out.split()[:6]
+        assert usage[0] == "usage:" and command in usage
+
+
+def test_a_misspelt_command_names_the_nearest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "reprot") == 2
+    assert capsys.readouterr().err == (
+        "error: there is no command 'reprot': did you mean report?\n"
+    )
+
+
+def test_the_script_is_the_same_door() -> None:
+    script = Path(sys.executable).with_name("mnist-lightning")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("mnist_lightning 0.")
