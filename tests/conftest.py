@@ -31,6 +31,17 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> str:
     return folder
 
 
+@pytest.fixture
+def clone(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a working folder with what the documented commands read from a clone, and the data."""
+    (tmp_path / "docs").mkdir()
+    for name in ("configs", "docs/digits"):
+        (tmp_path / name).symlink_to(CONFIGS.parent / name)
+    (tmp_path / "data").symlink_to(root)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run `python -m mnist_lightning` in a process of its own, as a user does."""
     command = [sys.executable, "-m", "mnist_lightning", *map(str, arguments)]

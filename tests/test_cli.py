@@ -1,5 +1,4 @@
 import csv
-import re
 import sys
 from pathlib import Path
 
@@ -201,19 +200,6 @@ def test_every_shipped_config_lies_over_base(
     config = printed(monkeypatch, capsys, "--config", CONFIGS / "base.yaml", "--config", path)
     assert config["trainer"]["logger"]["init_args"]["name"] == path.stem
     assert config["trainer"]["logger"]["init_args"]["save_dir"] == "runs"
-
-
-def test_every_fit_in_the_readme_parses(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(CONFIGS.parent)
-    text = (CONFIGS.parent / "README.md").read_text().replace("\\\n", "")
-    commands = re.findall(r"^    .*-m mnist_lightning fit (.*)$", text, re.M)
-    assert len(commands) >= 6
-    for command in commands:
-        if "auto" not in command:
-            arguments = command.replace("--help", "").split()
-            assert printed(monkeypatch, capsys, *arguments)["seed_everything"] == 42
 
 
 def test_a_flag_after_a_config_wins(

@@ -4,14 +4,12 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from conftest import CONFIGS, PLAIN, SMOKE, call, run
-from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnist_lightning.checkpoint import read_checkpoint
@@ -196,15 +194,3 @@ def test_the_main_job_reaches_the_articles_accuracy(root: str, tmp_path: Path) -
     accuracy = re.search(r"test/accuracy\s+([\d.]+)", out)
     # Far below what any seed gives, and above what any single network has ever given.
     assert accuracy and 0.99 < float(accuracy[1]) < 0.9985
-
-
-def test_the_readmes_python_for_a_picture_runs(tmp_path: Path) -> None:
-    readme = (REPOSITORY / "README.md").read_text()
-    block = readme.split("In Python:\n")[1].split("\n\nThe ")[0]
-    assert "import load, read" in block
-    images, labels = read_test_set()
-    Image.fromarray(images[0].numpy()).resize((300, 300)).save(tmp_path / "photo.jpg")
-    command = [sys.executable, "-c", textwrap.dedent(block)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{labels[0]} 0.9")

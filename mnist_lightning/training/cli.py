@@ -174,8 +174,6 @@ class CLI(LightningCLI):
 
 
 def _silence_what_no_user_can_change() -> None:
-    # Lightning 2.6 asks torch about its trees in a way that newer torch calls deprecated.
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated.*")
     # `test` and its like need none of the callbacks that `fit` had.
     warnings.filterwarnings(
         "ignore", message=".*callbacks used to create the checkpoint need to be"

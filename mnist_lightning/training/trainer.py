@@ -1,6 +1,7 @@
 """Trainer: Lightning's, with safe checkpoints, signals and predictions in a file."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ class Trainer(pl.Trainer):
         limit_val_batches: int | float | None = None,
         **settings: Any,
     ) -> None:
+        # Lightning 2.6 asks torch about its trees in a way that newer torch calls deprecated.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated.*")
         given = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
         always: list[Callback] = []
         self.kept: list[ModelCheckpoint] = []
