@@ -1,4 +1,4 @@
-"""Measure finished networks on test images that are shifted, turned, scaled, noisy or covered.
+"""Measure finished networks on test images that are shifted, rotated, scaled, noisy or covered.
 
     python scripts/robustness.py article runs/seeds/article/*/checkpoints/last.ckpt
     python scripts/robustness.py base_60000 runs/seeds/base_60000/*/checkpoints/last.ckpt
@@ -35,7 +35,7 @@ PAGE = Path("docs/robustness.md")
 ROWS = {
     "article": "the article as it ran",
     "base_60000": "`base.yaml`",
-    "not_warped": "`base.yaml`, not warped",
+    "not_warped": "`base.yaml`, no augmentation",
     "record": "`record.yaml`",
 }
 
@@ -47,34 +47,36 @@ GRID: dict[str, tuple[str, list[float]]] = {
     "noise": ("standard deviation", [0, 0.1, 0.2, 0.3, 0.4]),
     "blur": ("standard deviation, pixels", [0, 0.5, 1, 1.5, 2]),
     "contrast": ("factor", [1, 0.6, 0.4, 0.2, 0.1]),
-    "occlusion": ("side of a grey square, pixels", [0, 4, 6, 8, 10]),
+    "occlusion": ("side of a gray square, pixels", [0, 4, 6, 8, 10]),
 }
 
 TEXT = """# Robustness
 
-Made by `python scripts/robustness.py`: how finished networks read the 10,000 test images when
-each of them is changed, by torchvision's functions and, for noise and squares, by a line of torch.
-Half of the images are shifted or turned the other way. Contrast is torchvision's, which draws every
-pixel towards the image's mean grey, so that the background is no longer black.
+Written by `python scripts/robustness.py`: how finished networks read the 10,000 test images if each
+of them is changed, by torchvision's functions and, for noise and squares, by a line of torch. Half
+of the images are shifted or rotated the other way. Contrast is torchvision's, which moves every
+pixel towards the image's mean gray, so that the background is no longer black.
 
 ![Accuracy under seven kinds of change, a line for each network](pictures/robustness.png)
 """
 
-END = """On the test images as they are, five epochs with warped training images are no better than
-five without ([results.md](results.md)). What the warps are for is images that are not centred and
-upright: of those shifted by 4 pixels `base.yaml` reads 98.9% with them and 89.8% without, of those
-turned by 30 degrees 96.2% and 88.5%. They have a price: noise, low contrast and covered digits are
-read worse with them. `record.yaml`, with half of the warps, lies between the two in most of that.
+END = """On the test images as they are, five epochs with augmentation are no better than five
+without ([results.md](results.md)). Augmentation is for images that are not centered and upright. Of
+images that are shifted by 4 pixels `base.yaml` reads 98.9% with it and 89.8% without, of those
+rotated by 30 degrees 96.2% and 88.5%. It has a price: noise, low contrast and covered digits are
+read worse with it. `record.yaml`, with half of the augmentation ranges, lies between the two in
+most of that.
 
-What `base.yaml` was trained to bear, shifts, turns and sizes, it bears better than the
-article's network (but for digits of half the size), and far beyond the ranges of its warps. What
-neither saw in training it bears much worse: of images with noise of 0.3 it reads 20.8%, at a
-contrast of 0.4 17.7%, under a blur of two pixels 20.4%, the article's network 83.6%, 98.9% and
-92.4%. The article's is the one without batch norm, which in eval mode subtracts the means of
-black and sharp images, whatever the image at hand is; and all others are worse at these three.
+The changes that `base.yaml` saw in training, shifts, rotations and sizes, it reads better than the
+article's network does (but for digits of half the size), and far beyond the ranges of its
+augmentation. The changes that neither saw in training it reads much worse: 20.8% of images with
+noise of 0.3, 17.7% at a contrast of 0.4, 20.4% under a blur of two pixels, where the article's
+network reads 83.6%, 98.9% and 92.4%. The article's is the one without batch norm. In eval mode,
+batch norm subtracts the means of black and sharp images, whatever the image at hand is, and all
+networks with it are worse at these three.
 
 So pictures that are not MNIST's must be made like MNIST's first. That is what `read` and the demo
-do with every picture ([photos.md](photos.md)): they take the paper's grey away and stretch the
+do with every picture ([photos.md](photos.md)): they take the paper's gray away and stretch the
 ink to full contrast.
 """
 
@@ -85,7 +87,7 @@ def change(pixels: Tensor, kind: str, level: float) -> Tensor:
     Args:
         pixels: float `(B, 1, 28, 28)` in [0, 1].
         kind: A key of `GRID`.
-        level: How much, in its unit. Half of the images are shifted or turned the other way; the
+        level: How much, in its unit. Half of the images are shifted or rotated the other way; the
             places of noise and squares are the same in every call.
 
     Returns:
@@ -169,7 +171,7 @@ def draw(rows: dict[str, dict[str, list[list[float]]]]) -> Any:
             order = sorted(range(len(levels)), key=lambda i: levels[i])
             for (name, accuracies), style in zip(rows.items(), cycle(styles), strict=False):
                 means = [100 * statistics.mean(accuracies[kind][i]) for i in order]
-                label = ROWS[name].replace("`", "")
+                label = ROWS[name].replace("`", "").replace(", ", ",\n")
                 axes.plot([levels[i] for i in order], means, label=label, markersize=4, **style)
             axes.set_title(kind, color=INK, weight="bold")
             axes.set_xlabel(unit)
@@ -184,7 +186,7 @@ def draw(rows: dict[str, dict[str, list[list[float]]]]) -> Any:
 
 
 def main() -> None:
-    """Parse the command line, measure a row where one is named, and write the page."""
+    """Parse the command line, measure a row if one is named, and write the page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -162,8 +162,15 @@ def test_the_readme_is_not_longer_than_a_look() -> None:
 
 def test_what_the_pages_commands_write_is_not_committed() -> None:
     ignored = (ROOT / ".gitignore").read_text().splitlines()
-    outputs = r"(?<!\S)(?:labels|predictions|readings)\.csv|readings\.json|model\.\w+|sheet\.png"
-    for page in PAGES:
-        for name in re.findall(outputs, page.read_text()):
-            assert f"/{name}" in ignored, name
+    names = r"(?:labels|predictions|readings|model|sheet)\.(?:csv|json|onnx|pt2|safetensors|png)"
+    written = {name for page in PAGES for name in re.findall(names, page.read_text())}
+    assert len(written) > 4
+    assert {f"/{name}" for name in written} <= set(ignored)
     assert {".venv/", "/data/", "/runs/", "/report/"} <= set(ignored)
+
+
+def test_the_tree_of_files_is_whole() -> None:
+    tree = (ROOT / "CONTRIBUTING.md").read_text().split("```text\n")[1].split("```")[0]
+    code = tree.split("\ntests/")[0]
+    files = [*ROOT.glob("mnist_lightning/**/*.py"), *ROOT.glob("scripts/*.py")]
+    assert set(re.findall(r"\w+\.py", code)) == {path.name for path in files}

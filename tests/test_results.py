@@ -40,7 +40,7 @@ def test_an_ensemble_of_a_row_is_made_by_the_rows_command() -> None:
     del together["seed"]
     rows = {"record": lines(0.99, 0.992), "record_ensemble": [together]}
     page = results.page(lambda name: rows.get(name, []))
-    assert page.count("    python scripts/seeds.py") == 1
+    assert page.count("\npython scripts/seeds.py") == 1
     assert "python scripts/seeds.py record --test --ensemble --seeds 0 1 --x\n" in page
     assert "as one ensemble | 99.50% (99.50 to 99.50) | 50.0 | 1 |" in page
     rows["record"] = lines(0.99, 0.992, 0.994)
