@@ -341,7 +341,7 @@ def augmentation(data: MNISTDataModule, pixels: Tensor) -> Figure:
 
 
 def overfitting() -> Figure:
-    """Show two trainings on 1,000 images, with and without warps."""
+    """Show two trainings on 1,000 images, with and without augmentation."""
     if not CURVES.exists():
         CURVES.parent.mkdir(parents=True, exist_ok=True)
         runs = [train(f"{OVERFITTING} {WITHOUT_WARPS}"), train(OVERFITTING)]
@@ -350,11 +350,11 @@ def overfitting() -> Figure:
 
     figure = blank(
         3.8,
-        "On 1,000 images: without warps it learns them by heart",
+        "On 1,000 images: without augmentation it learns them by heart",
         "mean loss of each epoch, logarithmic; both are judged by the same 5,000 other images",
     )
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, run, name in zip(panels, runs, ("without warps", "with warps"), strict=True):
+    for axes, run, name in zip(panels, runs, ("no augmentation", "augmentation"), strict=True):
         train_loss, val_loss = run["train_loss"], run["val_loss"]
         accuracy = run["val_accuracy"][-1]
         print(

@@ -37,7 +37,7 @@ def augmentation(original: Tensor, warped: Tensor) -> "Figure":
 
     tiles = torch.cat([original[None], warped])
     figure, axes, corners = panel(
-        "Every epoch warps each training image anew",
+        "Every epoch augments each training image anew",
         f"framed, the original; beside it {len(warped)} draws of rotation, shift, shear and zoom",
         tiles,
         10,
