@@ -32,7 +32,7 @@ from mnist_lightning.checkpoint import load
 from mnist_lightning.data.augment import affine_table, warp
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.figures.measures import layer_output
-from mnist_lightning.figures.style import BLUE, GREY, INK, PAD, PALE, VERMILION, house_style
+from mnist_lightning.figures.style import BLUE, GRAY, INK, PAD, PALE, VERMILION, house_style
 from mnist_lightning.files import replace_file
 from mnist_lightning.network import members, to_pixels
 from mnist_lightning.text import percent
@@ -286,7 +286,7 @@ def softmax(network: nn.Module, pixels: Tensor, label: int) -> Figure:
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(name)
         axes.tick_params(axis="y", length=0)
-        axes.axvline(0, color=GREY, linewidth=1)
+        axes.axvline(0, color=GRAY, linewidth=1)
     right.set_xlim(left=0)
     return figure
 
@@ -325,7 +325,7 @@ def one_cycle(epochs: int, steps: int) -> Figure:
         strict=True,
     ):
         axes.plot(np.arange(total) / steps, values, color=BLUE, linewidth=2)
-        axes.axhline(constant, color=GREY, linestyle="--", linewidth=1)
+        axes.axhline(constant, color=GRAY, linestyle="--", linewidth=1)
         axes.set_xticks(range(epochs + 1))
         axes.grid(axis="x", color=PALE)
         axes.set_axisbelow(True)
@@ -475,7 +475,7 @@ def blank(height: float, title: str, subtitle: str) -> Figure:
     """Return a figure 7.5 inches wide with its title, in the style of `figures`."""
     figure = Figure(figsize=(7.5, height))
     figure.text(PAD / 7.5, 1 - PAD / height, title, va="top", size=11, weight="bold")
-    figure.text(PAD / 7.5, 1 - (PAD + 0.24) / height, subtitle, va="top", color=GREY)
+    figure.text(PAD / 7.5, 1 - (PAD + 0.24) / height, subtitle, va="top", color=GRAY)
     engine = figure.get_layout_engine()
     assert engine is not None
     engine.set(rect=(0, 0, 1, 1 - (PAD + 0.42) / height))  # type: ignore[call-arg]

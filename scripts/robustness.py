@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from mnist_lightning import figures, load
 from mnist_lightning.data.datasets import read_test_set
-from mnist_lightning.figures.style import BLUE, GREY, INK, PALE, VERMILION, house_style
+from mnist_lightning.figures.style import BLUE, GRAY, INK, PALE, VERMILION, house_style
 from mnist_lightning.network import to_pixels
 
 RESULTS = Path("docs/results/robustness.json")
@@ -159,7 +159,7 @@ def draw(rows: dict[str, dict[str, list[list[float]]]]) -> Any:
     styles = [
         {"color": VERMILION, "marker": "s", "linestyle": "--"},
         {"color": BLUE, "marker": "o", "linestyle": "-"},
-        {"color": GREY, "marker": "^", "linestyle": ":"},
+        {"color": GRAY, "marker": "^", "linestyle": ":"},
         {"color": INK, "marker": "d", "linestyle": "-."},
     ]
     with house_style():
