@@ -89,7 +89,7 @@ def test_a_command_is_accepted(
     else:  # a tool: its options are accepted when it comes to load the network
 
         def refuse(*paths: Any) -> None:
-            raise ValueError("it would load the network now")
+            raise SystemExit("it would load the network now")
 
         if arguments[0] == "-m":
             module = importlib.import_module(f"mnist_lightning.commands.{arguments[2]}")
