@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mnist_lightning.errors import UserError
+
 DOCS = Path("docs")
 
 # Tables: a title, what holds for all its rows, and its rows, each a file and what it measures.
@@ -127,7 +129,7 @@ def page(read: Callable[[str], list[dict[str, Any]]]) -> str:
         read: From a row's name to its lines, one for each finished run; none before the first.
 
     Raises:
-        ValueError: If an ensemble is not that of all of its row's seeds.
+        UserError: If an ensemble is not that of all of its row's seeds.
     """
     parts, commands, machines = [INTRODUCTION], [], set()
     for title, text, names in TABLES:
@@ -145,7 +147,7 @@ def page(read: Callable[[str], list[dict[str, Any]]]) -> str:
             predict = "".join(f" --predict {set_}" for set_ in sets)
             together = [line for line in read(f"{name}_ensemble") if "of" in line]
             if any(line["seeds"] != [int(seed) for seed in seeds.split()] for line in together):
-                raise ValueError(
+                raise UserError(
                     f"{name}_ensemble is of other seeds than {name}: "
                     f"run scripts/seeds.py {name} with --ensemble again"
                 )
@@ -174,7 +176,7 @@ def read_lines(name: str) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     try:
         text = page(read_lines)
-    except ValueError as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
     (DOCS / "results.md").write_text(text)
     print("wrote docs/results.md")

@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 from mnist_lightning import figures, load
 from mnist_lightning.data.datasets import read_test_set
-from mnist_lightning.figures.style import BLUE, GREY, INK, PALE, VERMILION, house_style
+from mnist_lightning.errors import UserError
+from mnist_lightning.figures.style import BLUE, GRAY, INK, VERMILION, house_style
 from mnist_lightning.network import to_pixels
 
 RESULTS = Path("docs/results/robustness.json")
@@ -161,7 +162,7 @@ def draw(rows: dict[str, dict[str, list[list[float]]]]) -> Any:
     styles = [
         {"color": VERMILION, "marker": "s", "linestyle": "--"},
         {"color": BLUE, "marker": "o", "linestyle": "-"},
-        {"color": GREY, "marker": "^", "linestyle": ":"},
+        {"color": GRAY, "marker": "^", "linestyle": ":"},
         {"color": INK, "marker": "d", "linestyle": "-."},
     ]
     with house_style():
@@ -176,8 +177,7 @@ def draw(rows: dict[str, dict[str, list[list[float]]]]) -> Any:
             axes.set_title(kind, color=INK, weight="bold")
             axes.set_xlabel(unit)
             axes.set_ylim(0, 102)
-            axes.grid(color=PALE)
-            axes.set_axisbelow(True)
+            axes.grid()
         for axes in (panels[0], panels[4]):
             axes.set_ylabel("accuracy (%)")
         panels[7].axis("off")
@@ -200,7 +200,7 @@ def main() -> None:
     if options.row:
         try:
             rows[options.row] = measure(options.checkpoints)
-        except (ValueError, OSError) as error:
+        except (UserError, OSError) as error:
             sys.exit(f"error: {error}")
         RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
     if not rows:

@@ -26,10 +26,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnist_lightning.checkpoint import load, read_checkpoint
 from mnist_lightning.data.module import MNISTDataModule
+from mnist_lightning.errors import UserError
+from mnist_lightning.runs import read_curves
 from mnist_lightning.training.classifier import MNISTClassifier
 
 RESULTS = Path("docs/results")
@@ -65,8 +66,8 @@ def run(
     checkpoint = read_checkpoint(path)
     settings = {**checkpoint["hyper_parameters"], **checkpoint["datamodule_hyper_parameters"]}
     settings.pop("root")
-    scalars = EventAccumulator(str(folder)).Reload()
-    rates = [event.value for event in scalars.Scalars("train/images_per_second")]
+    curves = read_curves(folder)
+    _, rates = curves["train/images_per_second"]
     result: dict[str, Any] = {"row": row, "seed": seed, "epochs": checkpoint["epoch"] + 1}
     result["fit_seconds"] = round(seconds, 1)
     size = settings["train_size"] or 60_000 - settings["val_size"]
@@ -75,9 +76,7 @@ def run(
     # From each epoch's first batch to its last weight; between them is some 10 ms more.
     result["train_seconds"] = round(sum(size / rate for rate in rates), 2)
     result["images_per_second"] = round(statistics.median(rates))
-    for name in scalars.Tags()["scalars"]:
-        if name.startswith("val/"):
-            result[name] = scalars.Scalars(name)[-1].value
+    result |= {name: values[-1] for name, (_, values) in curves.items() if name.startswith("val/")}
     if test:
         classifier = MNISTClassifier(**checkpoint["hyper_parameters"])
         classifier.load_state_dict(checkpoint["state_dict"])
@@ -95,7 +94,7 @@ def measure_together(row: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If one of them is not on this machine.
-        ValueError: If one is damaged.
+        UserError: If one is damaged.
     """
     seeds = sorted(line["seed"] for line in lines)
     paths = [run_folder(row, seed) / "checkpoints" / "last.ckpt" for seed in seeds]
@@ -201,7 +200,7 @@ def main() -> None:
     if options.ensemble and not options.show:
         try:
             line = measure_together(options.row, lines)
-        except (FileNotFoundError, ValueError) as error:
+        except (FileNotFoundError, UserError) as error:
             sys.exit(f"error: {error}")
         (RESULTS / f"{line['row']}.jsonl").write_text(json.dumps(line) + "\n")
         show([line])

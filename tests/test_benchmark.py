@@ -1,8 +1,10 @@
 import sys
+from pathlib import Path
 
 import benchmark
 import pytest
 import torch
+from rivals import Case, plain_loop
 
 from mnist_lightning.network import ConvNet
 
@@ -16,7 +18,7 @@ def test_rows_take_turns() -> None:
 
 def test_a_ratio_is_the_median_over_turns_not_that_of_the_medians() -> None:
     # The machine was ten times slower in the second turn, for both rows.
-    assert benchmark._ratio([2.0, 20.0, 2.2], [1.0, 10.0, 1.1]) == "2.00 x"
+    assert benchmark.ratio([2.0, 20.0, 2.2], [1.0, 10.0, 1.1]) == "2.00 x"
 
 
 def test_every_subcommand_is_in_the_help(
@@ -26,14 +28,20 @@ def test_every_subcommand_is_in_the_help(
     with pytest.raises(SystemExit):
         benchmark.main()
     out = capsys.readouterr().out
-    for name in ("train", "levers", "parts", "predict", "start", "scale"):
+    for name in ("train", "parts", "predict", "start", "scale"):
         assert f"benchmark.py {name}" in out and f"    {name} " in out
 
 
-def test_a_training_step_of_the_benchmark_learns() -> None:
+def test_the_plain_loop_trains_and_tells_each_part_of_each_step(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").symlink_to(root)
+    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     network = ConvNet((2, 2), hidden=4)
     before = network.dense2.weight.detach().clone()
-    step = benchmark.training_step(network, total_steps=10)
-    step(torch.rand(8, 1, 28, 28), torch.arange(8))
+    monkeypatch.setattr(Case, "network", lambda case: network)
+    told: list[str] = []
+    assert plain_loop(Case(batch=8, steps=3), 2, told.append) > 0
+    assert told == 6 * ["index", "warp", "forward", "backward", "optimizer"]
     assert not torch.equal(before, network.dense2.weight)

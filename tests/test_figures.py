@@ -101,7 +101,7 @@ def test_figures_have_their_own_paper_and_leave_no_state_behind() -> None:
     assert dict(matplotlib.rcParams) == before and pyplot.get_fignums() == []
 
 
-def test_the_confusion_matrix_counts_and_colours_mistakes_alone() -> None:
+def test_the_confusion_matrix_counts_and_colors_mistakes_alone() -> None:
     labels = torch.tensor([4, 4, 4, 4, 7, 7])
     predicted = torch.tensor([9, 9, 9, 4, 7, 2])
     figure = figures.confusion_matrix(predicted, labels)
@@ -111,9 +111,9 @@ def test_the_confusion_matrix_counts_and_colours_mistakes_alone() -> None:
         cells.items() >= {(9, 4): "3", (2, 7): "1", (4, 4): "1", (7, 7): "1", (0, 0): "0"}.items()
     )
     assert (4, 2) not in cells
-    colours = axes.images[0].get_array()
-    assert isinstance(colours, np.ma.MaskedArray)
-    assert colours.mask.diagonal().all() and colours[4, 9] == 3
+    colors = axes.images[0].get_array()
+    assert isinstance(colors, np.ma.MaskedArray)
+    assert colors.mask.diagonal().all() and colors[4, 9] == 3
     assert title(figure) == "4 of 6 misread, most often 4 as 9 (3 times)"
 
 

@@ -124,16 +124,26 @@ def test_two_processes_train_one_network(
 
     path = tmp_path / "runs/smoke/version_0/checkpoints/last.ckpt"
     monkeypatch.chdir(tmp_path)
-    assert call(monkeypatch, "test", "--ckpt_path", path, *one) == 0
-    outputs = [
-        capsys.readouterr().out,
-        run("test", "--ckpt_path", path, *two, cwd=tmp_path).stdout,
-    ]
-    errors = [re.search(r"test/errors\s+([\d.]+)", out) for out in outputs]
-    assert errors[0] and errors[1] and errors[0][1] == errors[1][1]
+    capsys.readouterr()
+    test, predict = (["--ckpt_path", str(path)], ["--ckpt_path", str(path), "--output=one.csv"])
+    assert call(monkeypatch, "test", *test, *one) == 0
+    assert call(monkeypatch, "predict", *predict, *one) == 0
+    predict[-1] = "--output=two.csv"
+    # Both in the same two processes, which have to import torch and Lightning once only.
+    commands = [["test", *test, *two], ["predict", *predict, *two]]
+    Path("both.py").write_text(
+        "import sys\n"
+        "from mnist_lightning.__main__ import main\n"
+        f"for command in {commands}:\n"
+        "    sys.argv = ['python -m mnist_lightning', *command]\n"
+        "    main()\n"
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run([*launcher, "both.py"], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    errors = re.findall(r"test/errors\s+([\d.]+)", capsys.readouterr().out + done.stdout)
+    assert len(errors) == 2 and errors[0] == errors[1]
 
-    assert call(monkeypatch, "predict", "--ckpt_path", path, "--output=one.csv", *one) == 0
-    run("predict", "--ckpt_path", path, "--output=two.csv", *two, cwd=tmp_path)
     files = [(tmp_path / name).read_text().split() for name in ("one.csv", "two.csv")]
     digits = [[row.split(",")[:3] for row in file] for file in files]  # set, image, digit
     assert digits[0] == digits[1] and len(digits[0]) == 10_001
@@ -155,22 +165,24 @@ def test_two_processes_validate_the_averaged_network_that_they_save(
     assert found and float(found[1]) == pytest.approx(loss, rel=1e-5)
 
 
-def test_half_precision_and_all_images_train(root: str, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:Precision bf16-mixed is not supported by the model summary")
+def test_half_precision_and_all_images_train(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ["--trainer.precision=bf16-mixed", "--data.val_size=0", "--trainer.max_epochs=1"]
-    done = run("fit", *SMOKE, *options, "--data.root", root, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "checkpoint  runs/smoke/version_0/checkpoints/last.ckpt" in done.stdout
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, "fit", *SMOKE, *options, "--data.root", root) == 0
+    out = capsys.readouterr().out
+    assert "checkpoint  runs/smoke/version_0/checkpoints/last.ckpt" in out
     kept = (tmp_path / "runs/smoke/version_0/checkpoints").iterdir()
     assert [path.name for path in kept] == ["last.ckpt"]
 
 
 def test_the_wheel_trains_outside_the_repository(tmp_path: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    wheel = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
-    subprocess.run([*pip, *wheel, str(REPOSITORY)], check=True)
-    (built,) = tmp_path.glob("mnist_lightning-*.whl")
     site = tmp_path / "site"
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(built)], check=True)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+    build = ["--no-deps", "--no-build-isolation", "--target", str(site), str(REPOSITORY)]
+    subprocess.run([*pip, *build], check=True)  # builds a wheel, and unpacks it there
 
     one_step = ["--trainer.max_steps=1", "--data.train_size=64", "--data.val_size=10"]
     done = subprocess.run(

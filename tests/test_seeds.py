@@ -54,18 +54,17 @@ def test_a_row_is_run_once_and_tested_as_an_ensemble(root: str, tmp_path: Path) 
     assert read("row") == lines  # no seed was run again
 
 
-def test_tested_and_untested_runs_do_not_share_a_row(tmp_path: Path) -> None:
+def test_tested_and_untested_runs_do_not_share_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "docs/results/row.jsonl"
     path.parent.mkdir(parents=True)
     path.write_text('{"seed": 1, "command": "fit --x", "val/accuracy": 0.9}\n')
-    command = [sys.executable, seeds.__file__, "row", "--seeds", "1", "--test", "--x"]
-
-    def message() -> str:
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 1
-        return done.stderr
-
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["seeds.py", "row", "--seeds", "1", "--test", "--x"])
     before = path.read_text()
-    assert "row.jsonl were not tested: leave out --test, or choose another row" in message()
+    with pytest.raises(SystemExit, match="row.jsonl were not tested: leave out --test, or choose"):
+        seeds.main()
     path.write_text(before[:20])
-    assert "row.jsonl holds a line that is cut short: delete it" in message()
+    with pytest.raises(SystemExit, match="row.jsonl holds a line that is cut short: delete it"):
+        seeds.main()

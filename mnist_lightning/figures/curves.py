@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mnist_lightning.figures.style import BLUE, PALE, VERMILION, figure_of, house_style
+from mnist_lightning.figures.style import BLUE, VERMILION, house_style, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @house_style()
 def curves(scalars: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> "Figure":
-    """Show loss and accuracy over the steps of a run.
+    """Return a figure of loss and accuracy over the steps of a run.
 
     Args:
         scalars: Steps and values of any of `train/loss`, `val/loss`, `train/accuracy` and
@@ -28,7 +28,7 @@ def curves(scalars: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> "Fig
         end = f"validation loss {loss:.4f}, accuracy {accuracy:.2%}"
     else:
         end = "no images were held out to validate on"
-    figure = figure_of(
+    figure = new_figure(
         (7.5, 3.8),
         f"After {steps + 1:,} steps: {end}",
         "training batches one by one, and their running mean over 5% of the steps",
@@ -48,8 +48,7 @@ def curves(scalars: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> "Fig
             axes.plot(steps_, unit * values, "o-", color=BLUE, label="validation images")
         axes.set_xlabel("step")
         axes.set_ylabel("cross-entropy loss (nats)" if name == "loss" else "accuracy (%)")
-        axes.grid(color=PALE)
-        axes.set_axisbelow(True)
+        axes.grid()
         if axes.lines:
             axes.legend()
         if name == "loss":

@@ -9,15 +9,14 @@ from torch import Tensor, nn
 from mnist_lightning.figures.measures import integrated_gradients, wilson_interval, worst
 from mnist_lightning.figures.style import (
     BLUE,
-    GREY,
+    GRAY,
     INK,
-    PALE,
     PIXELS,
     VERMILION,
     diverging,
-    figure_of,
+    figure_of_tiles,
     house_style,
-    panel,
+    new_figure,
     show_tiles,
 )
 from mnist_lightning.text import percent
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 @house_style()
 def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int = 10) -> "Figure":
-    """Show how often each class is read as which.
+    """Return a confusion matrix: how often each class is read as which.
 
     Args:
         predicted: int `(N,)`.
@@ -36,7 +35,7 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int = 10) -
         num_classes: Number of classes.
 
     Returns:
-        One panel with the counts; the colours are those of the mistakes alone.
+        One panel with the counts; the colors are those of the mistakes alone.
     """
     counts = torch.bincount(labels * num_classes + predicted, minlength=num_classes**2)
     counts = counts.reshape(num_classes, num_classes)
@@ -45,10 +44,10 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int = 10) -
     true, read = divmod(int(mistakes.argmax()), num_classes)
 
     often = f", most often {true} as {read} ({most:,} times)" if most > 1 else ""
-    figure = figure_of(
+    figure = new_figure(
         (5.6, 5.6),
         f"{int(mistakes.sum()):,} of {len(labels):,} misread{often}",
-        "number of images; right ones on the diagonal, colour for mistakes alone",
+        "number of images; right ones on the diagonal, color for mistakes alone",
     )
     axes = figure.subplots()
     axes.imshow(
@@ -58,7 +57,7 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int = 10) -
         for column in range(num_classes):
             count = int(counts[row, column])
             if row == column:
-                axes.text(column, row, f"{count:,}", ha="center", va="center", color=GREY, size=9)
+                axes.text(column, row, f"{count:,}", ha="center", va="center", color=GRAY, size=9)
             elif count:
                 color = "white" if count > 0.5 * most else INK
                 axes.text(column, row, f"{count:,}", ha="center", va="center", color=color)
@@ -66,7 +65,7 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int = 10) -
     axes.set_yticks(range(num_classes))
     axes.set_xticks(np.arange(0.5, num_classes - 1), minor=True)
     axes.set_yticks(np.arange(0.5, num_classes - 1), minor=True)
-    axes.grid(which="minor", color=PALE)
+    axes.grid(which="minor")
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("read as")
@@ -76,7 +75,7 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int = 10) -
 
 @house_style()
 def class_accuracy(predicted: Tensor, labels: Tensor, num_classes: int = 10) -> "Figure":
-    """Show each class's accuracy with its 95% interval.
+    """Return a figure of each class's accuracy with its 95% interval.
 
     Args:
         predicted: int `(N,)`.
@@ -93,7 +92,7 @@ def class_accuracy(predicted: Tensor, labels: Tensor, num_classes: int = 10) -> 
     low, high = wilson_interval(hits[present], counts[present])
     hardest, easiest = present[accuracies.argmin()], present[accuracies.argmax()]
 
-    figure = figure_of(
+    figure = new_figure(
         (7.5, 4.0),
         f"{hardest} is the hardest, {100 * accuracies.min():.2f}%; "
         f"{easiest} the easiest, {100 * accuracies.max():.2f}%",
@@ -105,12 +104,11 @@ def class_accuracy(predicted: Tensor, labels: Tensor, num_classes: int = 10) -> 
     for y in present:
         errors = f"{counts[y] - hits[y]:,} of {counts[y]:,} wrong"
         axes.annotate(
-            errors, (1.02, y), xycoords=("axes fraction", "data"), va="center", size=9, color=GREY
+            errors, (1.02, y), xycoords=("axes fraction", "data"), va="center", size=9, color=GRAY
         )
     axes.set_yticks(range(num_classes))
     axes.invert_yaxis()
-    axes.grid(axis="x", color=PALE)
-    axes.set_axisbelow(True)
+    axes.grid(axis="x")
     axes.set_xlim(right=100 + 0.02 * (100 - 100 * low.min()))
     axes.locator_params(axis="x", nbins=8)
     axes.set_xlabel("accuracy (%)")
@@ -120,7 +118,7 @@ def class_accuracy(predicted: Tensor, labels: Tensor, num_classes: int = 10) -> 
 
 @house_style()
 def mistakes(pixels: Tensor, labels: Tensor, probabilities: Tensor, num: int = 24) -> "Figure":
-    """Show misread images, those of which the network was surest first.
+    """Return a figure of misread images, those of which the network was surest first.
 
     Args:
         pixels: float `(N, 1, H, W)` in [0, 1]; right ones among them are left out.
@@ -134,7 +132,7 @@ def mistakes(pixels: Tensor, labels: Tensor, probabilities: Tensor, num: int = 2
     order = worst(probabilities, labels)
     total, order = len(order), order[:num]
     which = f"the {len(order)} it was surest of" if total > len(order) else "the surest first"
-    figure, axes, corners = panel(
+    figure, axes, corners = figure_of_tiles(
         f"{total:,} {'image' if total == 1 else 'images'} misread; {which}"
         if total
         else "No image is misread",
@@ -169,7 +167,7 @@ def mistakes(pixels: Tensor, labels: Tensor, probabilities: Tensor, num: int = 2
 def attribution(
     network: nn.Module, pixels: Tensor, labels: Tensor, probabilities: Tensor, num: int = 6
 ) -> "Figure":
-    """Show which pixels spoke for the wrong class and which for the true one.
+    """Return a figure of which pixels spoke for the wrong class and which for the true one.
 
     Args:
         network: In eval mode.
@@ -187,7 +185,7 @@ def attribution(
     maps = integrated_gradients(network, pixels[order], predicted[order], labels[order])[:, 0]
     maps = maps / maps.abs().amax(dim=(1, 2), keepdim=True)
 
-    figure = figure_of(
+    figure = new_figure(
         (7.5, 3.5),
         "What spoke for the wrong class, and what for the true one",
         "vermilion ink spoke for what the image was read as, blue for what it is",
@@ -203,7 +201,7 @@ def attribution(
 
 @house_style()
 def reliability(probabilities: Tensor, labels: Tensor, num_bins: int = 15) -> "Figure":
-    """Show how often the network is right where it is how sure.
+    """Return a reliability diagram: how often the network is right at each confidence.
 
     Args:
         probabilities: float `(N, 10)`.
@@ -228,14 +226,14 @@ def reliability(probabilities: Tensor, labels: Tensor, num_bins: int = 15) -> "F
     means = np.bincount(bins, confidence, num_bins)[full] / counts[full]
     low, high = wilson_interval(hits, counts[full])
 
-    figure = figure_of(
+    figure = new_figure(
         (5.6, 5.6),
         f"Calibration error {100 * float(error):.2f}%: "
         f"{100 * confidence.mean():.2f}% sure, {100 * right.mean():.2f}% right",
         f"accuracy by confidence in {num_bins} bins, with 95% intervals",
     )
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    axes.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle="--")
+    axes.plot([0, 100], [0, 100], color=GRAY, linewidth=1, linestyle="--")
     axes.text(
         4,
         5.5,
@@ -243,7 +241,7 @@ def reliability(probabilities: Tensor, labels: Tensor, num_bins: int = 15) -> "F
         rotation=45,
         rotation_mode="anchor",
         transform_rotates_text=True,
-        color=GREY,
+        color=GRAY,
         size=9,
     )
     axes.vlines(100 * means, 100 * low, 100 * high, color=BLUE, alpha=0.35, linewidth=4)

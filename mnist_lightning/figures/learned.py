@@ -10,11 +10,11 @@ from mnist_lightning.figures.measures import layer_output
 from mnist_lightning.figures.style import (
     PIXELS,
     VERMILION,
-    add_scale,
+    add_color_bar,
     diverging,
-    figure_of,
+    figure_of_tiles,
     house_style,
-    panel,
+    new_figure,
     show_tiles,
 )
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @house_style()
 def augmentation(original: Tensor, warped: Tensor) -> "Figure":
-    """Show an image beside warps of it.
+    """Return a figure of an image beside warps of it.
 
     Args:
         original: float `(H, W)` in [0, 1].
@@ -36,7 +36,7 @@ def augmentation(original: Tensor, warped: Tensor) -> "Figure":
     from matplotlib.patches import Rectangle
 
     tiles = torch.cat([original[None], warped])
-    figure, axes, corners = panel(
+    figure, axes, corners = figure_of_tiles(
         "Every epoch augments each training image anew",
         f"framed, the original; beside it {len(warped)} draws of rotation, shift, shear and zoom",
         tiles,
@@ -52,7 +52,7 @@ def augmentation(original: Tensor, warped: Tensor) -> "Figure":
 
 @house_style()
 def filters(network: nn.Module) -> "Figure":
-    """Show the weights of the first convolution.
+    """Return a figure of the first convolution's weights.
 
     Args:
         network: Any with a `Conv2d` that takes one channel.
@@ -64,7 +64,7 @@ def filters(network: nn.Module) -> "Figure":
     weights = network.get_parameter(f"{name}.weight").detach().float().cpu()[:, 0]
     size = " × ".join(map(str, weights.shape[1:]))
     limit = float(weights.abs().max())
-    figure, _, _ = panel(
+    figure, _, _ = figure_of_tiles(
         f"What {name} looks for: {len(weights)} filters of {size}",
         "a filter answers light where it is vermilion and dark where it is blue",
         weights,
@@ -80,7 +80,7 @@ def filters(network: nn.Module) -> "Figure":
 
 @house_style()
 def feature_maps(network: nn.Module, pixels: Tensor, layer: str | None = None) -> "Figure":
-    """Show what a layer makes of one image.
+    """Return a figure of what a layer makes of one image.
 
     Args:
         network: In eval mode.
@@ -99,7 +99,7 @@ def feature_maps(network: nn.Module, pixels: Tensor, layer: str | None = None) -
     columns = max(8, math.ceil(math.sqrt(2 * len(maps))))
     active = int((maps.flatten(1) > 0).any(dim=1).sum())
     kind = "units" if maps[0].numel() == 1 else f"channels of {maps.shape[1]} × {maps.shape[2]}"
-    figure = figure_of(
+    figure = new_figure(
         (7.5, 0.8 + max(1.2, 5.2 * math.ceil(len(maps) / columns) / columns)),
         f"{layer}: {active} of {len(maps)} {kind} answer this image",
         "left, the image; right, a tile for each channel or unit, all on one scale",
@@ -109,13 +109,13 @@ def feature_maps(network: nn.Module, pixels: Tensor, layer: str | None = None) -
     left.set_anchor("NW")
     show_tiles(right, maps, columns, cmap="viridis")
     right.set_anchor("NW")
-    add_scale(right, "activation")
+    add_color_bar(right, "activation")
     return figure
 
 
 @house_style()
 def layers(network: nn.Module, pixels: Tensor, num_maps: int = 10) -> "Figure":
-    """Show what each convolution's ReLU makes of one image, its strongest channels first.
+    """Return a figure of each convolution's strongest channels, after ReLU, for one image.
 
     Args:
         network: In eval mode.
@@ -128,7 +128,7 @@ def layers(network: nn.Module, pixels: Tensor, num_maps: int = 10) -> "Figure":
     rows = [(name, _maps(network, pixels, name)) for name in _names(network, nn.ReLU)]
     rows = [(name, maps) for name, maps in rows if maps[0].numel() > 1]  # no dense layers
 
-    figure = figure_of(
+    figure = new_figure(
         (7.5, 0.7 + 0.75 * (len(rows) + 1)),
         "One image on its way through the network",
         f"up to {num_maps} channels of each layer, the strongest first, a row on its own scale",

@@ -31,7 +31,7 @@ def layer_output(network: nn.Module, pixels: Tensor, layer: str) -> Tensor:
 def integrated_gradients(
     network: nn.Module, pixels: Tensor, classes: Tensor, others: Tensor, num_steps: int = 64
 ) -> Tensor:
-    """Tell how much each pixel adds to one class's logit less another's, from a black image on.
+    """Return how much each pixel adds to one class's logit less another's, from black on.
 
     The gradient is averaged along the straight line from black to the image, and multiplied by the
     image (Sundararajan, Taly and Yan, 2017, arXiv:1703.01365). So a black pixel has no part, and
@@ -67,6 +67,6 @@ def wilson_interval(hits: Any, counts: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return Wilson's 95% interval for the share of hits, low and high ends, in [0, 1]."""
     z = 1.959964  # of a normal distribution, 2.5% lie above
     hits, counts = np.asarray(hits, float), np.asarray(counts, float)
-    centre = (hits + z**2 / 2) / (counts + z**2)
+    center = (hits + z**2 / 2) / (counts + z**2)
     half = z / (counts + z**2) * np.sqrt(hits * (counts - hits) / counts + z**2 / 4)
-    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+    return np.clip(center - half, 0, 1), np.clip(center + half, 0, 1)

@@ -1,7 +1,7 @@
 """How all figures look: colors, titles, tiles and scales, and a figure's pixels.
 
 All figures speak one language: dark ink on their own paper, so that they read alike on light and
-dark pages; Okabe and Ito's blue and vermilion, which no colour blindness confuses; images as the
+dark pages; Okabe and Ito's blue and vermilion, which no color blindness confuses; images as the
 network sees them, light on black. Digits stand for classes, whatever the dataset.
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PAPER, INK, GREY, PALE = "#fcfcfa", "#222222", "#666666", "#e8e8e4"
+PAPER, INK, GRAY, PALE = "#fcfcfa", "#222222", "#666666", "#e8e8e4"
 
 BLUE, VERMILION = "#0072b2", "#d55e00"
 
@@ -33,14 +33,16 @@ STYLE: Any = {
     "figure.constrained_layout.use": True,
     "figure.constrained_layout.h_pad": PAD / 2,
     "figure.constrained_layout.w_pad": PAD,
+    "axes.axisbelow": True,
     "axes.facecolor": PAPER,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlelocation": "left",
     "axes.titlesize": 10,
-    "axes.titlecolor": GREY,
+    "axes.titlecolor": GRAY,
+    "grid.color": PALE,
     "legend.frameon": False,
-    **dict.fromkeys(["axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"], GREY),
+    **dict.fromkeys(["axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"], GRAY),
     **dict.fromkeys(["xtick.labelcolor", "ytick.labelcolor", "text.color"], INK),
 }
 
@@ -54,41 +56,41 @@ def house_style() -> Iterator[None]:
         yield
 
 
-def figure_of(size: tuple[float, float], title: str, subtitle: str) -> "Figure":
+def new_figure(size: tuple[float, float], title: str, subtitle: str) -> "Figure":
     """Return a figure, its width and height in inches, with what it found as its title."""
     from matplotlib.figure import Figure
 
     width, height = size
     figure = Figure(figsize=size)
     figure.text(PAD / width, 1 - PAD / height, title, va="top", size=11, weight="bold")
-    figure.text(PAD / width, 1 - (PAD + 0.24) / height, subtitle, va="top", color=GREY)
+    figure.text(PAD / width, 1 - (PAD + 0.24) / height, subtitle, va="top", color=GRAY)
     engine = figure.get_layout_engine()
     assert engine is not None
     engine.set(rect=(0, 0, 1, 1 - (PAD + 0.42) / height))  # type: ignore[call-arg]
     return figure
 
 
-def panel(
+def figure_of_tiles(
     title: str,
     subtitle: str,
     tiles: Tensor,
     columns: int,
     gap: tuple[int, int] = (2, 2),
-    scale: str = "",
+    color_bar: str = "",
     **style: Any,
 ) -> "tuple[Figure, Axes, list[tuple[float, float]]]":
     """Return a figure with one panel of tiles, which set its height, and where each tile lies.
 
-    A name for the `scale` adds one; the others are those of `show_tiles`.
+    `color_bar` is what its colors measure, if it gets one; the others are those of `show_tiles`.
     """
-    width = 6.4 if scale else 7.26
+    width = 6.4 if color_bar else 7.26
     height = width * -(-len(tiles) // columns) * (28 + gap[0]) / (columns * (28 + gap[1]))
-    figure = figure_of((7.5, height + 0.8), title, subtitle)
+    figure = new_figure((7.5, height + 0.8), title, subtitle)
     axes = figure.subplots()
     corners = show_tiles(axes, tiles, columns, gap, **style)
     axes.set_anchor("NW")
-    if scale:
-        add_scale(axes, scale)
+    if color_bar:
+        add_color_bar(axes, color_bar)
     return figure, axes, corners
 
 
@@ -130,15 +132,15 @@ def diverging() -> Any:
     return LinearSegmentedColormap.from_list("blue_vermilion", [BLUE, "#f4f4f0", VERMILION])
 
 
-def add_scale(axes: "Axes", label: str) -> None:
-    """Add the scale of a panel's colors beside it."""
+def add_color_bar(axes: "Axes", label: str) -> None:
+    """Add a color bar beside a panel of tiles."""
     assert axes.figure is not None
     bar = axes.figure.colorbar(axes.images[0], ax=axes, label=label, shrink=0.8, aspect=30)
     bar.outline.set_visible(False)
 
 
 def to_array(figure: "Figure") -> np.ndarray:
-    """Draw a figure; return uint8 `(H, W, 3)`."""
+    """Return a figure's pixels, uint8 `(H, W, 3)`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
@@ -147,7 +149,7 @@ def to_array(figure: "Figure") -> np.ndarray:
 
 
 def to_png(figure: "Figure", dpi: int = 160) -> bytes:
-    """Draw a figure; return a PNG file's contents."""
+    """Return a PNG file's contents, a figure drawn."""
     contents = io.BytesIO()
     figure.savefig(contents, format="png", dpi=dpi)
     return contents.getvalue()

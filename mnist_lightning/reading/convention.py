@@ -1,7 +1,7 @@
 """One digit's ink -> MNIST's own convention, a 28x28 image.
 
-NIST's digits were black on white. MNIST made of each a grey image that keeps its proportions and
-fits a square of 20 pixels, and laid that into 28x28, its centre of mass in the middle, as light ink
+NIST's digits were black on white. MNIST made of each a gray image that keeps its proportions and
+fits a square of 20 pixels, and laid that into 28x28, its center of mass in the middle, as light ink
 on black (http://yann.lecun.com/exdb/mnist/). A network that knows nothing else misreads every other
 picture, so `to_mnist` does the same, and before it what a scanner of forms need not: it tells ink
 from paper, whichever is darker, under uneven light.
@@ -10,9 +10,10 @@ from paper, whichever is darker, under uneven light.
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from scipy import ndimage
 from torch import Tensor
 
-from mnist_lightning.reading.ink import SIDE, dilate, find_digit, is_light_on_dark, stroke_width
+from mnist_lightning.reading.ink import SIDE, find_digit, is_light_on_dark, stroke_width
 from mnist_lightning.reading.picture import fit, flatten
 
 MIN_STROKE = 2.0  # pixels of the 20; 1 in 20 of MNIST's training images has a thinner one
@@ -35,9 +36,9 @@ def to_mnist(picture: Image.Image) -> Tensor:
     """
     picture = flatten(picture)
     pixels = np.asarray(picture)
-    if is_grey := bool((pixels == pixels[..., :1]).all()):
+    if is_gray := bool((pixels == pixels[..., :1]).all()):
         picture = picture.convert("L")  # a third of the work
-    if is_grey and pixels.shape[:2] == (28, 28):
+    if is_gray and pixels.shape[:2] == (28, 28):
         for image in (pixels[..., 0], 255 - pixels[..., 0]):
             if _keeps_convention(image):
                 return torch.from_numpy(image.copy())
@@ -57,31 +58,26 @@ def to_mnist(picture: Image.Image) -> Tensor:
     # A thin stroke would be scaled away to a pale one.
     pixel = max(right - left, bottom - top) / 20  # one of the 20, in those of `ink`
     growth = max(0, round((MIN_STROKE * pixel - stroke_width(ink)) / 2))
-    ink = dilate(np.pad(ink, growth), *[1] * growth)
+    ink = ndimage.maximum_filter(np.pad(ink, growth), 2 * growth + 1)
     ink = ink[top : bottom + 2 * growth, left : right + 2 * growth]
     return torch.from_numpy(_place(ink))
 
 
 def _place(ink: np.ndarray) -> np.ndarray:
-    """Scale a digit that fills its array to MNIST's 20 pixels, and centre it in 28x28."""
+    """Scale a digit that fills its array to MNIST's 20 pixels, and center it in 28x28."""
     small = np.asarray(fit(Image.fromarray(ink), 20))
     small = (small / max(np.quantile(small, 0.99), small.max() / 2)).clip(0, 1)
     height, width = small.shape
-    row, column = (14 - _centre(small)).round().astype(int).clip(0, (28 - height, 28 - width))
+    corner = 14 - np.array(ndimage.center_of_mass(small))
+    row, column = corner.round().astype(int).clip(0, (28 - height, 28 - width))
     image = np.zeros((28, 28), np.uint8)
     image[row : row + height, column : column + width] = (255 * small).round()
     return image
 
 
 def _keeps_convention(image: np.ndarray) -> bool:
-    """Tell whether a grey image `(28, 28)` is as MNIST's all are."""
+    """Tell whether a gray image `(28, 28)` is as MNIST's all are."""
     ink = np.argwhere(image)
     if not len(ink) or np.ptp(ink, axis=0).max() >= 20:
         return False
-    return bool(abs(_centre(image) - 14).max() <= 0.5)
-
-
-def _centre(image: np.ndarray) -> np.ndarray:
-    """Return the centre of mass, `(row, column)`."""
-    rows, columns = image.sum(axis=1, dtype=float), image.sum(axis=0, dtype=float)
-    return np.array([np.average(np.arange(len(mass)), weights=mass) for mass in (rows, columns)])
+    return all(abs(center - 14) <= 0.5 for center in ndimage.center_of_mass(image))

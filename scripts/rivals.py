@@ -1,0 +1,222 @@
+"""What `fit` is compared with: a plain loop, the obvious port, Keras and the machine's limit.
+
+Each function trains the same `Case` by other means and returns images/s. scripts/benchmark.py calls
+them, each turn in a process of its own.
+"""
+
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+import yaml
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from mnist_lightning.checkpoint import NETWORK_SETTINGS
+from mnist_lightning.data.augment import warp
+from mnist_lightning.data.module import MNISTDataModule
+from mnist_lightning.network import ConvNet, to_pixels
+from mnist_lightning.runs import read_curves
+from mnist_lightning.training.speed import Throughput, keep_freed_memory
+
+BASE = Path(__file__).parents[1] / "configs" / "base.yaml"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained.
+
+    Attributes:
+        config: A configuration that lies over base.yaml, or none.
+        batch: Images a step.
+        steps: Steps an epoch.
+    """
+
+    config: Path | None = None
+    batch: int = 64
+    steps: int = 60
+
+    @property
+    def images(self) -> int:
+        """Images an epoch."""
+        return min(self.batch * self.steps, 60_000)
+
+    @property
+    def configs(self) -> list[Path]:
+        """Configurations, as `fit` takes them."""
+        return [BASE, self.config] if self.config else [BASE]
+
+    def settings(self, part: str) -> dict[str, Any]:
+        """Return what the configurations say of `model`, `data` or `trainer`."""
+        settings: dict[str, Any] = {}
+        for path in self.configs:
+            settings |= yaml.safe_load(path.read_text()).get(part, {})
+        return settings
+
+    @property
+    def bfloat16(self) -> bool:
+        """Tell whether the configurations ask for half precision."""
+        return self.settings("trainer").get("precision") == "bf16-mixed"
+
+    def network(self) -> ConvNet:
+        """Return the network with its initial weights, on the CPU."""
+        model = self.settings("model")
+        return ConvNet(**{name: model[name] for name in NETWORK_SETTINGS})
+
+    def data(self) -> MNISTDataModule:
+        """Return the data that `fit` would train on, ready."""
+        size = {"batch_size": self.batch, "train_size": self.images, "val_size": 0}
+        data = MNISTDataModule(**self.settings("data") | size)
+        data.prepare_data()
+        data.setup("fit")
+        return data
+
+
+def last_rate(run: Path) -> float:
+    """Return the images/s that `Throughput` logged for a run's last epoch."""
+    _, rates = read_curves(run)["train/images_per_second"]
+    return rates[-1]
+
+
+def plain_loop(
+    case: Case, epochs: int = 2, lap: Callable[[str], None] = lambda part: None
+) -> float:
+    """Do what `fit` does without Lightning: images/s in the last epoch.
+
+    Args:
+        case: What to train.
+        epochs: How often.
+        lap: Called with the name of each part of a step when it is done.
+    """
+    keep_freed_memory()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data = case.data()
+    data.train_images = data.train_images.to(device)
+    data.train_labels = data.train_labels.to(device)
+    batches = data.train_dataloader()
+    network = case.network().to(device).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3, fused=True)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, epochs * len(batches))
+    for _ in range(epochs):
+        started = None
+        for images, labels, *matrices in batches:
+            started = started or time.perf_counter()
+            lap("index")
+            pixels = to_pixels(images)
+            pixels = warp(pixels, *matrices) if matrices else pixels
+            lap("warp")
+            with torch.autocast(device.type, torch.bfloat16, enabled=case.bfloat16):
+                loss = F.cross_entropy(network(pixels), labels)
+            lap("forward")
+            optimizer.zero_grad()
+            loss.backward()
+            lap("backward")
+            optimizer.step()
+            scheduler.step()
+            lap("optimizer")
+        loss.item()  # a GPU has not finished when it is asked to
+    assert started
+    return case.images / (time.perf_counter() - started)
+
+
+def obvious_port(case: Case, augment: bool) -> float:
+    """Train as tutorials do, image by image, in torch's default layout: images/s."""
+    from torch.utils.data import DataLoader, Subset
+    from torchvision import datasets, transforms
+
+    affine = transforms.RandomAffine(8, (0.08, 0.08), (0.92, 1.08), math.degrees(0.3))
+    transform = transforms.Compose([*([affine] if augment else []), transforms.ToTensor()])
+    images = Subset(datasets.MNIST("data", transform=transform), range(case.images))
+    loader = DataLoader(images, case.batch, shuffle=True, num_workers=2, persistent_workers=True)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = pl.Trainer(
+            devices=1,
+            max_epochs=2,
+            callbacks=[Throughput()],
+            logger=TensorBoardLogger(folder, "", ""),
+        )
+        trainer.fit(ObviousModule(case.network()), loader)
+        return last_rate(Path(folder))
+
+
+class ObviousModule(pl.LightningModule):
+    """The same network as a first Lightning module would hold it."""
+
+    def __init__(self, network: ConvNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of a batch."""
+        images, labels = batch
+        logits = self.network(images)
+        loss = F.cross_entropy(logits, labels)
+        self.log("train_loss", loss, prog_bar=True)
+        self.log("train_accuracy", (logits.argmax(1) == labels).float().mean(), prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam."""
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+def keras_port(case: Case) -> float:
+    """Train the article's network with its generator in today's Keras: images/s."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    from tensorflow import keras
+
+    layers = keras.layers
+    network = keras.Sequential([keras.Input((28, 28, 1))])
+    for block, channels in enumerate((32, 32, 64, 64)):
+        network.add(layers.Conv2D(channels, 3))
+        network.add(layers.BatchNormalization())
+        network.add(layers.ReLU())
+        if block % 2:
+            network.add(layers.MaxPooling2D())
+    network.add(layers.Flatten())
+    network.add(layers.Dense(512))
+    network.add(layers.BatchNormalization())
+    network.add(layers.ReLU())
+    network.add(layers.Dropout(0.2))
+    network.add(layers.Dense(10, activation="softmax"))
+    network.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    generator = keras.preprocessing.image.ImageDataGenerator(
+        rotation_range=8,
+        width_shift_range=0.08,
+        height_shift_range=0.08,
+        shear_range=math.degrees(0.3),
+        zoom_range=0.08,
+    )
+    data = case.data()
+    images = data.images[: case.images].unsqueeze(3).float().div(255).numpy()
+    batches = generator.flow(images, data.labels[: case.images].numpy(), batch_size=case.batch)
+    network.fit(batches, verbose=0)
+    started = time.perf_counter()
+    network.fit(batches, verbose=0)
+    return case.images / (time.perf_counter() - started)
+
+
+def machine_limit(case: Case) -> float:
+    """Divide the rate of a large matrix product by the network's arithmetic: images/s."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        case.network()(torch.rand(2, 1, 28, 28)).sum().backward()
+    a, b = torch.rand(2, 2048, 2048, device="cuda" if torch.cuda.is_available() else "cpu")
+    times = []
+    for _ in range(10):
+        started = time.perf_counter()
+        a @ b
+        if a.is_cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return 2 * 2048**3 / statistics.median(times) / (counter.get_total_flops() / 2)
