@@ -17,14 +17,14 @@ validation: a schedule's first epochs say little. All train with one seed, so th
 their settings alone. The best of many is also lucky: measure it over other seeds, with
 scripts/seeds.py. No test image is read.
 
-The study lies in a database, and the same command goes on with it after a kill. Several processes
+The study lies in a database, and the same command resumes it after a kill. Several processes
 share the work where each runs the command; on several machines, with a database that all reach. A
 trial whose process gave no sign of life for 30 s is done again with the same settings, from its
 newest checkpoint where its folder has one.
 """
 
 import argparse
-import fcntl
+import contextlib
 import logging
 import math
 import re
@@ -33,9 +33,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -45,14 +46,25 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mnist_lightning.runs import newest_checkpoint
 
 try:
+    import fcntl
+except ModuleNotFoundError:
+    sys.exit("error: a sweep needs the file locks of Linux or macOS; on Windows, run it in WSL")
+try:
     import optuna
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-    from optuna.exceptions import ExperimentalWarning, OptunaError, UpdateFinishedTrialError
+    from optuna.exceptions import (
+        ExperimentalWarning,
+        OptunaError,
+        StorageInternalError,
+        UpdateFinishedTrialError,
+    )
     from optuna.storages import RetryHeartbeatStaleTrialCallback as Retry
     from optuna.trial import FrozenTrial, TrialState
     from sqlalchemy.exc import SQLAlchemyError
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error.name} is missing: pip install 'mnist_lightning[sweep]'")
+
+DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)
 
 Space = CategoricalDistribution | FloatDistribution | IntDistribution
 
@@ -102,6 +114,17 @@ def _space(values: str) -> Space:
     return FloatDistribution(float(low), float(high), log=bool(log))
 
 
+def check_name(name: str) -> None:
+    """Refuse what is not the name of one folder: what lies in a study's folder may be removed.
+
+    Raises:
+        ValueError: If it has other characters than letters, digits, `.`, `_` and `-`, or begins
+            with a dot or dash.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+        raise ValueError(f"{name!r} is no name of a study: letters, digits, . _ - make one")
+
+
 def check(fit_arguments: list[str], search: dict[str, Space]) -> None:
     """Refuse what this script would overwrite, what `fit` can't parse, and no validation images.
 
@@ -125,6 +148,33 @@ def check(fit_arguments: list[str], search: dict[str, Space]) -> None:
 
 def _first(space: Space) -> str | float:
     return space.choices[0] if isinstance(space, CategoricalDistribution) else space.low  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def database_at_hand() -> Iterator[None]:
+    """End in one line when the study's database fails.
+
+    Within a trial, too: one that raised would count as failed; one that just ends is resumed.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause and not isinstance(cause, DATABASE_ERRORS):
+            cause = cause.__context__  # at a trial's end, Optuna's own assertions come after it
+        if not cause:
+            raise
+        sys.exit(f"error: the study's database: {_reason(cause)}; the same command resumes it")
+
+
+def _reason(error: BaseException) -> str:
+    return str(error.__cause__ or error).splitlines()[0]  # Optuna names the cause only there
+
+
+def _explain(failed: threading.ExceptHookArgs) -> None:
+    """Say nothing of a sign of life that the database did not take: the main thread will."""
+    if not isinstance(failed.exc_value, DATABASE_ERRORS):
+        threading.__excepthook__(failed)
 
 
 def run(
@@ -314,12 +364,16 @@ def main() -> None:
     for signum in (signal.SIGINT, signal.SIGTERM):
         # Optuna takes a KeyboardInterrupt for a failure; a trial that just ends is done again.
         signal.signal(signum, lambda signum, frame: sys.exit(128 + signum))
+    threading.excepthook = _explain
     try:
+        check_name(options.name)
         if options.show:
             return show(open_study(options.name, options.storage, create=False))
         if options.trials < 1:
             raise ValueError("--trials must be 1 or more")
         search = parse_search(options.search)
+        print(f"{options.name}: each trial's log is runs/sweeps/{options.name}/trial_N.txt")
+        print("checking the command", flush=True)
         check(fit_arguments, search)
         fit_arguments.append(f"--seed_everything={options.seed}")
         command = f"--search {shlex.join(options.search)} {shlex.join(fit_arguments)}"
@@ -335,10 +389,18 @@ def main() -> None:
     except KeyError:
         sys.exit(f"error: there is no study {options.name} yet")
     except (ValueError, ImportError, SQLAlchemyError, OptunaError) as error:
-        sys.exit(f"error: {str(error).splitlines()[0]}")
+        sys.exit(f"error: {_reason(error)}")
     objective = partial(run, name=options.name, search=search, fit_arguments=fit_arguments)
-    work(study, options.trials, objective)
-    best = study.best_trial
+    try:
+        with database_at_hand():
+            done = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+            print(f"{len(done)} of {options.trials} trials are done", flush=True)
+            work(study, options.trials, database_at_hand()(objective))
+            best = study.best_trial
+    except SystemExit as exit_:
+        if isinstance(exit_.code, int):  # a signal, after which the last trial has been saved
+            print(f"to resume: {shlex.join(['python', *sys.argv])}", flush=True)
+        raise
     flags = [f"--{key}={value}" for key, value in best.params.items()]
     print(f"best: trial {run_number(best)}, val/accuracy {best.value:.4f}")
     print(f"python -m mnist_lightning fit {shlex.join([*fit_arguments, *flags])}")

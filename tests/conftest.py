@@ -1,10 +1,13 @@
 """What several tests share: the data, prepared once, and the real command line."""
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,6 +59,23 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int | str | Non
     except SystemExit as exit_:
         return exit_.code
     return 0
+
+
+@contextlib.contextmanager
+def served(app: Any) -> Iterator[Any]:
+    """Serve an app in a thread; yield its address, and the server to look into."""
+    from mnist_lightning.commands.server import listen, make_server, url
+
+    server, listener = make_server(app), listen("127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+    try:
+        yield url(listener, "127.0.0.1"), server
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import io
 import re
 import signal
@@ -9,6 +10,7 @@ import threading
 import warnings
 from base64 import b64decode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,10 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from conftest import call
+from conftest import call, served
 from PIL import Image, ImageDraw
 
-from mnist_lightning.commands import demo
+from mnist_lightning.commands import demo, server
 from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.network import ConvNet, to_pixels
 from mnist_lightning.reading.reader import read
@@ -39,7 +41,7 @@ def network() -> ConvNet:
 
 @pytest.fixture
 def client(network: ConvNet) -> TestClient:
-    return TestClient(demo.create_app(network, demo.LOOPBACK), "http://127.0.0.1:8000")
+    return TestClient(demo.create_app(network, server.LOOPBACK), "http://127.0.0.1:8000")
 
 
 def png(index: int) -> bytes:
@@ -99,7 +101,7 @@ def test_the_page_gets_the_maps_of_this_very_picture(
 
 
 def test_a_dense_layer_has_no_maps() -> None:
-    app = demo.create_app(ConvNet((4,), hidden=8, convolutions=1).eval(), demo.LOOPBACK)
+    app = demo.create_app(ConvNet((4,), hidden=8, convolutions=1).eval(), server.LOOPBACK)
     seen = TestClient(app, "http://127.0.0.1:8000").post("/see", content=png(3)).json()
     assert [layer["name"] for layer in seen["layers"]] == ["relu1"]
 
@@ -215,6 +217,11 @@ def test_few_requests_wait_and_the_others_are_told(
         ("GET", "/%2e%2e/demo.py", 404),
         ("GET", "/digits/10000.png", 404),
         ("GET", "/digits/-1.png", 404),
+        ("GET", f"/digits/{'9' * 5000}.png", 404),
+        ("GET", f"/digits/{'9' * 5000}", 404),
+        ("GET", "/digits/%D9%A3.png", 404),
+        ("GET", "/%00", 404),
+        ("GET", f"/{'a/' * 3000}", 404),
         ("GET", "/digits/one.png", 404),
         ("GET", "/read", 404),
         ("DELETE", "/digits", 405),
@@ -228,23 +235,186 @@ def test_a_wrong_request_gets_one_sentence(
 
 def test_the_page_is_whole_and_loads_nothing_from_elsewhere(client: TestClient) -> None:
     page = client.get("/")
-    policy = page.headers["content-security-policy"]
-    assert policy.startswith("default-src 'none'") and "http" not in policy
     for name in re.findall(r'(?:src|href)="([^"]+)"', page.text):
         assert client.get(f"/{name}").status_code == 200
     for path in demo.PAGE.iterdir():
         assert not re.findall(r"//\w+\.(?!w3\.org/2000/svg)", path.read_text())
 
 
-def test_other_sites_are_kept_out(client: TestClient) -> None:
+def test_other_hosts_are_kept_out(client: TestClient) -> None:
     for host in ("127.0.0.1:8000", "localhost:8000", "[::1]:8000"):
         assert client.get("/", headers={"host": host}).status_code == 200
     assert client.get("/", headers={"host": "attacker.example"}).status_code == 400
-    for site in ("cross-site", "same-site"):
-        asked = client.post("/read", content=png(3), headers={"sec-fetch-site": site})
-        assert_error(asked, 403)
-    asked = client.post("/read", content=png(3), headers={"sec-fetch-site": "same-origin"})
-    assert asked.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"sec-fetch-site": "same-origin"}, 200),
+        ({"sec-fetch-site": "none"}, 200),
+        ({"sec-fetch-site": "same-origin", "origin": "http://attacker.example"}, 200),
+        ({"origin": "http://127.0.0.1:8000"}, 200),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"sec-fetch-site": "cross-site", "origin": "http://127.0.0.1:8000"}, 403),
+        ({"origin": "http://attacker.example"}, 403),
+        ({"origin": "http://127.0.0.1:9000"}, 403),
+        ({"origin": "http://["}, 403),
+        ({"origin": "null"}, 403),
+    ],
+)
+def test_other_sites_are_kept_out(client: TestClient, headers: dict[str, str], status: int) -> None:
+    response = client.post("/read", content=png(3), headers=headers)
+    assert response.status_code == status
+    if status == 403:
+        assert_error(response, 403)
+
+
+def test_too_little_memory_for_a_picture_is_no_failure_of_the_server(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(demo, "read", fail)
+    assert_error(client.post("/read", content=png(3)), 413)
+
+
+def test_every_answer_bears_the_headers(
+    network: ConvNet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(demo, "see", fail)
+    with served(demo.create_app(network, server.LOOPBACK)) as (address, _):
+        with httpx.Client(base_url=address) as client:
+            answers = [
+                client.get("/"),
+                client.get("/digits"),
+                client.get("/digits/1.png"),
+                client.get("/nothing"),
+                client.put("/"),
+                client.delete("/digits"),
+                client.get("/", headers={"host": "attacker.example"}),
+                client.post("/read", headers={"sec-fetch-site": "cross-site"}),
+                client.post("/read", content=b"no picture"),
+                client.post("/see", content=png(3)),
+            ]
+        with socket.create_connection(("127.0.0.1", int(address.split(":")[2])), 60) as other:
+            other.sendall(b"no HTTP\r\n\r\n")
+            told = other.makefile("rb").read().decode().split("\r\n")
+    statuses = [answer.status_code for answer in answers]
+    assert statuses == [200, 200, 200, 404, 405, 405, 400, 403, 400, 500]
+    assert told[0] == "HTTP/1.1 400 Bad Request"
+    assert {f"{name}: {value}" for name, value in server.HEADERS.items()} <= set(told)
+    for answer in answers:
+        for name, value in server.HEADERS.items():
+            assert answer.headers[name] == value
+    assert_error(answers[9], 500)
+    policy = server.HEADERS["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'") and "http" not in policy
+    assert "RuntimeError: a bug" in capsys.readouterr().err  # for who must mend it
+
+
+HEAD = b"POST /read HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+UNFINISHED = {
+    "silent": b"",
+    "half a head": HEAD,
+    "half a body": HEAD + b"Content-Length: 100\r\n\r\nhalf",
+    "half a body that nobody reads": b"GET /" + HEAD[10:] + b"Content-Length: 100\r\n\r\nhalf",
+    "a head after an answer": b"GET /" + HEAD[10:] + b"\r\n" + HEAD,
+}
+
+
+@pytest.mark.parametrize("sent", UNFINISHED.values(), ids=UNFINISHED)
+def test_an_unfinished_request_is_ended(
+    sent: bytes, network: ConvNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MOST_SECONDS", 0.2)
+    with served(demo.create_app(network)) as (address, _):
+        with socket.create_connection(("127.0.0.1", int(address.split(":")[2])), 60) as client:
+            client.sendall(sent)
+            with contextlib.suppress(ConnectionResetError):
+                while client.recv(10_000):
+                    pass
+
+
+def test_many_connections_lock_nobody_out(
+    network: ConvNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    def slow_read(picture: bytes, network: ConvNet) -> Any:
+        assert go_on.wait(60)
+        return read(picture, network)
+
+    monkeypatch.setattr(demo, "read", slow_read)
+    app = demo.create_app(network)
+    with served(app) as (address, running), contextlib.ExitStack() as clients:
+        pool = clients.enter_context(ThreadPoolExecutor())
+        asked = pool.submit(httpx.post, f"{address}/read", content=png(3), timeout=60)
+        while not app.state.waiting:
+            assert not asked.done()
+        for sent in list(UNFINISHED.values()) * server.MOST_CONNECTIONS:
+            place = ("127.0.0.1", int(address.split(":")[2]))
+            clients.enter_context(socket.create_connection(place, 60)).sendall(sent)
+        assert httpx.get(address).status_code == 200
+        assert len(running.server_state.connections) <= server.MOST_CONNECTIONS
+        go_on.set()
+        assert asked.result().status_code == 200  # one that waits for its answer keeps its place
+
+
+def test_pictures_that_wait_are_told_that_the_server_ends(
+    network: ConvNet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr(demo, "read", lambda *_: go_on.wait(60))
+    app = demo.create_app(network)
+    with served(app) as (address, running), ThreadPoolExecutor() as pool:
+        asked = [
+            pool.submit(httpx.post, f"{address}/read", content=png(3), timeout=60) for _ in range(4)
+        ]
+        while len(app.state.waiting) < 4:
+            assert not any(answer.done() for answer in asked)
+        with socket.create_connection(("127.0.0.1", int(address.split(":")[2]))) as client:
+            client.sendall(UNFINISHED["half a body"])
+            running.should_exit = True
+            for answer in asked:
+                assert_error(answer.result(), 503)
+            go_on.set()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1", "127.5.4.3", "::1"])
+def test_every_loopback_address_is_for_this_machine_alone(host: str) -> None:
+    try:
+        listener = server.listen(host, 0)
+    except OSError:
+        pytest.skip(f"this machine has no {host}")
+    with listener:
+        hosts = server.allowed_hosts(listener, host)
+        assert hosts and {host, "localhost", listener.getsockname()[0]} <= set(hosts)
+        assert server.url(listener, host).removeprefix("http://").startswith((host, f"[{host}]"))
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"), [("0.0.0.0", "127.0.0.1"), ("0", "127.0.0.1"), ("::", "[::1]")]
+)
+def test_it_says_that_the_network_may_ask(
+    host: str,
+    shown: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(server, "serve", lambda *_: None)
+    code = call(monkeypatch, "demo", "--host", host, "--port", 0, "--no_browser")
+    if host == "::" and code:
+        pytest.skip("this machine has no IPv6")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"draw at http://{shown}:")
+    assert "network" in second
 
 
 def test_the_digits_to_choose_from_are_one_of_each(client: TestClient) -> None:
@@ -283,6 +453,10 @@ def test_what_keeps_it_from_starting_is_said_in_one_line(
         assert re.fullmatch(rf"error: .*{port}.*--port.*", said)
     assert call(monkeypatch, "demo", "--port", 65536) == 2
     assert "65535" in capsys.readouterr().err
+    assert call(monkeypatch, "demo", "--host", "") == 2
+    assert "--host is empty" in capsys.readouterr().err
+    assert "--host" in str(call(monkeypatch, "demo", "--host", "a" * 70))
+    assert "--host" in str(call(monkeypatch, "demo", "--host", "nowhere.invalid"))
     monkeypatch.setitem(sys.modules, "fastapi", None)
     said = str(call(monkeypatch, "demo"))
     assert said.startswith("error: fastapi is missing: ")

@@ -1,22 +1,22 @@
 import contextlib
 import io
 import shutil
-import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from conftest import served
 from PIL import Image
 from torch import nn
 
 from mnist_lightning.checkpoint import load
 from mnist_lightning.commands import demo
+from mnist_lightning.commands.server import LOOPBACK
 from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.network import ConvNet
 
 pytestmark = pytest.mark.slow
-uvicorn = pytest.importorskip("uvicorn", reason="needs uvicorn")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 CHROMIUM = shutil.which("chromium")
 if not CHROMIUM:
@@ -65,17 +65,8 @@ CONTRAST = """(selector) => {
 
 @contextlib.contextmanager
 def serve(network: nn.Module) -> Iterator[str]:
-    app = demo.create_app(network, demo.LOOPBACK)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
+    with served(demo.create_app(network, LOOPBACK)) as (address, _):
+        yield address
 
 
 @pytest.fixture(scope="module")

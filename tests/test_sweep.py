@@ -1,18 +1,24 @@
+import contextlib
 import fcntl
+import io
 import os
 import re
 import runpy
+import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 import sweep
-from conftest import CONFIGS, SMOKE
+from conftest import CONFIGS, SMOKE, call
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -22,6 +28,9 @@ SEARCH = ["--search", "model.learning_rate=1e-3:1e-2:log", "data.batch_size=64,1
 
 # A killed process is missed after seconds, not half a minute.
 IMPATIENT = "import sweep; sweep.HEARTBEAT, sweep.GRACE = 1, 3; sweep.main()"
+
+# What a sweep says before its first trial.
+BEGINNING = ("rates: each trial's log is runs/sweeps/rates/", "checking", "0 of", "2 of")
 
 
 def start(root: str, cwd: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -45,13 +54,24 @@ def finish(process: subprocess.Popen[str]) -> list[str]:
     finally:
         process.kill()
     assert process.returncode == 0, stderr
-    return stdout.splitlines()
+    return [line for line in stdout.splitlines() if not line.startswith(BEGINNING)]
 
 
 def exits_with(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
     monkeypatch.setattr(sys, "argv", ["sweep.py", "rates", *arguments])
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(sweep, "work", lambda *_: pytest.fail("trials begin"))
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+
+    def run_here(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        stdout, stderr = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+            code = call(monkeypatch, *command[command.index("mnist_lightning") + 1 :])
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(command, code, stdout.getvalue(), stderr.getvalue())
+
+    # `fit --print_config` without the seconds that a process of its own takes to import Lightning.
+    monkeypatch.setattr(subprocess, "run", run_here)
     with pytest.raises(SystemExit) as exit_:
         sweep.main()
     return exit_.value.code
@@ -113,9 +133,31 @@ def test_a_mistake_is_told_in_one_line(
     assert re.fullmatch(f"error: .*{reason}.*", code)
 
 
-def test_without_optuna_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(SystemExit, match=r"^error: optuna is missing: pip install .*\[sweep\]'$"):
+@pytest.mark.parametrize(
+    "name", ["..", ".hidden", "../runs", "/tmp/a", "a/b", "a\\b", "", "a b", "a\n"]
+)
+def test_a_name_that_leads_elsewhere_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments in (SEARCH, ["--show"]):
+        monkeypatch.setattr(sys, "argv", ["sweep.py", name, *arguments])
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        with pytest.raises(SystemExit, match="^error: .* is no name of a study: [^\n]*$"):
+            sweep.main()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("optuna", r"^error: optuna is missing: pip install .*\[sweep\]'$"),
+        ("fcntl", "^error: a sweep needs .* Linux or macOS"),
+    ],
+)
+def test_what_it_needs_is_named(module: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(SystemExit, match=line):
         runpy.run_path(sweep.__file__)
 
 
@@ -169,6 +211,72 @@ def test_a_trial_counts_by_its_last_accuracy_once_its_folder_is_free(
     assert study.best_value == pytest.approx(0.8)
 
 
+@pytest.fixture
+def sweep_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[optuna.Trial], float]], None]:
+    """Return what runs `sweep.py rates` for one trial, with a function in place of training."""
+
+    def main(train: Callable[[optuna.Trial], float]) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["scripts/sweep.py", "rates", "--trials", "1", *SEARCH])
+            patch.setattr(sweep, "check", lambda *_: None)
+            patch.setattr(sweep, "run", lambda trial, **_: train(trial))
+            sweep.main()
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "GRACE", 1)
+    monkeypatch.setattr(sweep, "HEARTBEAT", 1)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    return main
+
+
+def test_a_sweep_says_what_it_does_from_first_to_last(
+    sweep_of_one: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        sweep_of_one(lambda trial: sys.exit(130))  # as on Ctrl-C
+    assert stopped.value.code == 130
+    first, _, done, resume = capsys.readouterr().out.splitlines()
+    assert "runs/sweeps/rates/trial_N.txt" in first
+    assert done == "0 of 1 trials are done"
+    assert resume == f"to resume: python scripts/sweep.py rates --trials 1 {shlex.join(SEARCH)}"
+    sweep_of_one(lambda trial: 0.75)
+    *_, trial, best, command = capsys.readouterr().out.splitlines()
+    assert trial.startswith("trial 0: 0.7500 complete")
+    assert best == "best: trial 0, val/accuracy 0.7500"
+    assert command.startswith("python -m mnist_lightning fit --seed_everything=100")
+
+
+@pytest.mark.parametrize("when", ["in a trial", "at a trial's end"])
+def test_a_database_that_fails_for_a_moment_ends_the_sweep_in_one_line(
+    when: str, sweep_of_one: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = Path("runs/sweeps.db")
+
+    def lose(trial: optuna.Trial) -> float:
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            # Without a first sign of life Optuna would never miss the trial.
+            while not connection.execute("select * from trial_heartbeats").fetchall():
+                pass
+        database.rename("elsewhere.db")
+        database.mkdir()
+        if when == "in a trial":
+            trial.report(0.5, 0)
+        return 0.5
+
+    with pytest.raises(SystemExit, match="^error: the study's database: [^\n]*resumes it$"):
+        sweep_of_one(lose)
+    assert capsys.readouterr().err == ""
+    database.rmdir()
+    Path("elsewhere.db").rename(database)
+    sweep_of_one(lambda trial: 0.75)
+    study = sweep.open_study("rates", "sqlite:///runs/sweeps.db", create=False)
+    assert [trial.value for trial in study.trials][-1] == 0.75
+    assert {sweep.run_number(trial) for trial in study.trials} == {0}  # the lost one, done again
+
+
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_the_table_is_best_first(capsys: pytest.CaptureFixture[str]) -> None:
     study = optuna.create_study(study_name="rates", direction="maximize")
@@ -200,7 +308,8 @@ def test_a_sweep_runs_its_trials_once_and_shows_them(root: str, tmp_path: Path) 
 def test_a_mistake_in_the_command_ends_the_sweep(root: str, tmp_path: Path) -> None:
     process = start(root, tmp_path, "--search", "model.hidden=-1:0")
     stdout, stderr = process.communicate(timeout=300)
-    assert (process.returncode, stdout) == (1, "")
+    assert process.returncode == 1
+    assert all(line.startswith(BEGINNING) for line in stdout.splitlines())
     assert re.search("^error: trial 0 failed .*hidden (-1|0) must be", stderr, re.M)
     assert "Traceback" not in stderr
 

@@ -18,11 +18,11 @@ import contextlib
 import io
 import os
 import random
-import socket
+import re
 import sys
 import webbrowser
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,22 +39,13 @@ from mnist_lightning.network import to_pixels
 from mnist_lightning.reading.reader import read
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from fastapi import FastAPI, Request
 
 PAGE = Path(__file__).parent / "page"
 LAYERS = ("relu1", "relu2")  # whose feature maps the page shows
 MOST_BYTES = 10_000_000  # of a picture that is sent
 MOST_WAITING = 8  # requests; each page has one at a time
 PATIENCE = 10  # seconds for a picture to arrive
-LOOPBACK = ["127.0.0.1", "localhost", "::1", "[::1]"]
-HEADERS = {
-    "Cache-Control": "no-cache",
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
 def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
@@ -82,7 +73,8 @@ def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
     maps = watch(network)
     images, labels = read_test_set()
     mistakes: list[dict[str, int]] = []
-    tested = waiting = 0
+    tested = 0
+    waiting: set[asyncio.Task[Any] | None] = set()
     worker = ThreadPoolExecutor(max_workers=1)
 
     async def work(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -114,39 +106,40 @@ def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
         return bytes(contents)
 
     async def answer(request: Request, function: Callable[[bytes], dict[str, Any]]) -> Any:
-        nonlocal waiting
-        if waiting == MOST_WAITING:
-            raise HTTPException(503, f"{MOST_WAITING} pictures wait already: try again")
-        waiting += 1
+        if from_another_site(request):
+            raise HTTPException(403, "pages of other sites may not ask here")
         try:
-            return await work(function, await asyncio.wait_for(receive(request), PATIENCE))
-        except asyncio.TimeoutError as error:  # which is an OSError, too
+            picture = await asyncio.wait_for(receive(request), PATIENCE)
+        except asyncio.TimeoutError as error:
             raise HTTPException(408, f"the picture took over {PATIENCE} seconds") from error
-        except (UserError, OSError) as error:
-            raise HTTPException(400, str(error)) from error
         except ClientDisconnect as error:
             raise HTTPException(400, "the picture did not arrive") from error
+        if len(waiting) == MOST_WAITING:
+            raise HTTPException(503, f"{MOST_WAITING} pictures wait already: try again")
+        waiting.add(task := asyncio.current_task())
+        try:
+            return await work(function, picture)
+        except asyncio.CancelledError as error:
+            raise HTTPException(503, "the server ends") from error
+        except (UserError, OSError) as error:
+            raise HTTPException(400, str(error)) from error
+        except MemoryError as error:
+            raise HTTPException(413, "there is too little memory for this picture") from error
         finally:
-            waiting -= 1
+            waiting.discard(task)
 
     app = FastAPI(lifespan=lifespan, openapi_url=None)  # FastAPI's own pages load from elsewhere
+    app.state.waiting = waiting
     if hosts:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
-
-    @app.middleware("http")
-    async def guard(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        origin = request.headers.get("sec-fetch-site", "none")
-        if request.method == "POST" and origin not in ("none", "same-origin"):
-            return JSONResponse({"error": "pages of other sites may not ask here"}, 403)
-        response = await call_next(request)
-        response.headers.update(HEADERS)
-        return response
 
     @app.exception_handler(AnyHTTPException)
     async def explain(_: Request, error: AnyHTTPException) -> Response:
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def apologize(_: Request, error: Exception) -> Response:
+        return JSONResponse({"error": "the server failed: its terminal says where"}, 500)
 
     @app.post("/read")
     async def post_read(request: Request) -> Any:
@@ -168,16 +161,27 @@ def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
             "total": len(images),
         }
 
-    @app.get("/digits/{index:int}.png")
-    async def get_digit(index: int) -> Response:
-        if index >= len(images):
-            raise HTTPException(404, f"there is no test image {index}: they are 0 to 9999")
+    @app.get("/digits/{index}.png")
+    async def get_digit(index: str) -> Response:
+        if not re.fullmatch("[0-9]{1,5}", index) or int(index) >= len(images):
+            raise HTTPException(
+                404, f"there is no such test image: they are 0 to {len(images) - 1}"
+            )
         file = io.BytesIO()
-        Image.fromarray(images[index].numpy()).save(file, "PNG")
+        Image.fromarray(images[int(index)].numpy()).save(file, "PNG")
         return Response(file.getvalue(), media_type="image/png")
 
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     return app
+
+
+def from_another_site(request: "Request") -> bool:
+    """Return whether a page of another site asks, as far as the browser says so."""
+    site = request.headers.get("sec-fetch-site")
+    if site:
+        return site not in ("none", "same-origin")
+    origin = request.headers.get("origin")  # of older browsers; programs send neither
+    return origin is not None and origin.partition("://")[2] != request.headers.get("host")
 
 
 def watch(network: nn.Module) -> dict[str, Tensor]:
@@ -247,41 +251,6 @@ def classify(network: nn.Module, images: Tensor) -> list[int]:
     return network(to_pixels(images)).argmax(dim=1).tolist()
 
 
-def serve(app: "FastAPI", host: str, port: int, browser: bool) -> None:
-    """Serve until Ctrl-C.
-
-    Args:
-        app: See `create_app`.
-        host: The address to listen at.
-        port: The port; 0 for any that is free.
-        browser: Whether to open the page in the desktop's browser, where there is a desktop.
-
-    Raises:
-        ModuleNotFoundError: If uvicorn is not installed.
-        OSError: If it can't listen there.
-    """
-    import uvicorn
-
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise OSError(f"{error.strerror}; try another --port, or --host") from error
-    with listener, contextlib.suppress(KeyboardInterrupt):
-        # Without this the second part of an answer waits 40 ms for the first one's receipt.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        address = f"http://[{host}]" if ":" in host else f"http://{host}"
-        address += f":{listener.getsockname()[1]}"
-        print(f"draw at {address} (Ctrl-C ends it)", flush=True)
-        # Without a desktop the browser would be one of text, and take the terminal.
-        desktop = os.name == "nt" or sys.platform == "darwin"
-        if browser and (desktop or os.getenv("DISPLAY") or os.getenv("WAYLAND_DISPLAY")):
-            webbrowser.open(address)
-        uvicorn.Server(config).run(sockets=[listener])
-
-
 def main(arguments: list[str]) -> None:
     """Run the command line."""
     parser = make_parser("demo", __doc__)
@@ -291,8 +260,22 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if not 0 <= options.port <= 65535:
         parser.error(f"--port {options.port} must be in 0 to 65535")
+    if not options.host:
+        parser.error("--host is empty: 127.0.0.1 is this machine, 0.0.0.0 the network too")
     need("fastapi", "uvicorn")
+    from mnist_lightning.commands.server import allowed_hosts, listen, serve, url
+
     torch.set_num_threads(1)  # one image is too little to share out
-    hosts = LOOPBACK if options.host in LOOPBACK else None
-    app = create_app(load(*options.ckpt_path), hosts)
-    serve(app, options.host, options.port, not options.no_browser)
+    network = load(*options.ckpt_path)
+    with listen(options.host, options.port) as listener:
+        hosts = allowed_hosts(listener, options.host)
+        app = create_app(network, hosts)
+        print(f"draw at {url(listener, options.host)} (Ctrl-C ends it)", flush=True)
+        if not hosts:
+            print("other machines of the network may ask, too", flush=True)
+        # Without a desktop the browser would be one of text, and take the terminal.
+        desktop = os.name == "nt" or sys.platform == "darwin"
+        desktop = desktop or bool(os.getenv("DISPLAY") or os.getenv("WAYLAND_DISPLAY"))
+        if desktop and not options.no_browser:
+            webbrowser.open(url(listener, options.host))
+        serve(app, listener)
