@@ -1,7 +1,13 @@
-"""A file with trained weights -> an eval-mode network, or a clear error."""
+"""A file with trained weights -> an eval-mode network, or a clear error.
+
+Files come from strangers too: no code in one runs, and what it says of sizes is compared with what
+it holds before anything is made of it, so that a small file takes little memory and time.
+"""
 
 import hashlib
+import io
 import json
+import pickletools
 import zipfile
 from inspect import signature
 from pathlib import Path
@@ -24,6 +30,30 @@ NETWORK_SETTINGS = {name: each.default for name, each in signature(ConvNet).para
 # What the tools use where no checkpoint is named; README.md says how it was made.
 PRETRAINED = Path(__file__).parent / "pretrained.safetensors"
 
+# What the pickle in a checkpoint may name. torch's `weights_only` keeps code out, but would make
+# arrays and empty tensors of any size.
+STORAGES = "BFloat16 Bool Byte Char Double Float Half Int Long Short".split()
+GLOBALS = {
+    "__builtin__ set",
+    "collections OrderedDict",
+    "torch Size",
+    "torch device",
+    "torch._utils _rebuild_parameter",
+    "torch._utils _rebuild_tensor_v2",
+    *(f"torch {kind}Storage" for kind in STORAGES),
+}
+
+# The kinds of what this project and Lightning take from a checkpoint without a look.
+NEEDED = {"state_dict": dict, "epoch": int, "global_step": int, "pytorch-lightning_version": str}
+KINDS = NEEDED | {
+    "hyper_parameters": dict,
+    "datamodule_hyper_parameters": dict,
+    "callbacks": dict,
+    "loops": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+}
+
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint that `fit` wrote, and run no code that it may carry.
@@ -39,25 +69,28 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         UserError: If the file is not a whole checkpoint of this project.
     """
-    if not Path(path).is_file():
+    if not Path(path).is_file():  # a pipe, say, would have no end
         raise FileNotFoundError(f"there is no checkpoint file {path}")
     try:
-        # torch.load does not look at the checksums: a flipped bit would be a wrong weight.
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is None:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = _unpack(Path(path).read_bytes())
     except OSError:  # the disk's fault, not the file's
         raise
-    except Exception as error:  # of seven kinds, by where the damage is
+    except MemoryError as error:
+        raise UserError(f"{path}: there is not enough memory to read it") from error
+    except Exception as error:  # of many kinds, by where the damage is
         raise UserError(f"{path} is damaged or not a checkpoint") from error
-    if damaged is not None:
-        raise UserError(f"{path} is damaged: {damaged} in it fails its checksum")
     format_ = checkpoint.get("mnist_lightning_format") if isinstance(checkpoint, dict) else None
     if not isinstance(format_, int):
         raise UserError(f"{path} is not a checkpoint of mnist_lightning")
     if format_ > CHECKPOINT_FORMAT:
         raise UserError(f"{path} was written by a newer mnist_lightning: update this one")
+    for name, kind in KINDS.items():
+        value = checkpoint.get(name)
+        named = not isinstance(value, dict) or all(isinstance(key, str) for key in value)
+        if name in checkpoint.keys() | NEEDED and not (isinstance(value, kind) and named):
+            raise UserError(f"{path} is not a checkpoint of mnist_lightning: look at its {name}")
+    if not all(isinstance(weight, Tensor) for weight in checkpoint["state_dict"].values()):
+        raise UserError(f"{path} is not a checkpoint of mnist_lightning: look at its state_dict")
     checkpoint["hyper_parameters"] = NETWORK_SETTINGS | checkpoint.get("hyper_parameters", {})
     return checkpoint
 
@@ -74,7 +107,8 @@ def load(*paths: str | Path) -> ConvNet | Ensemble:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        UserError: If the file is damaged, or not of this project, or of another network.
+        UserError: If the file is damaged, or not of this project, or of another network, or its
+            weights are not finite.
     """
     networks = [_load(Path(path)) for path in paths or [PRETRAINED]]
     return networks[0] if len(networks) == 1 else Ensemble(networks).eval()
@@ -95,29 +129,108 @@ def to_safetensors(network: ConvNet | Ensemble) -> bytes:
         "members": json.dumps([member.settings for member in members(network)]),
         "sha256": _digest(weights),
     }
+    metadata["settings_sha256"] = _digest_of_settings(metadata)
     return safetensors.torch.save(weights, metadata)
 
 
 def _load(path: Path) -> ConvNet | Ensemble:
-    if path.suffix == ".safetensors":
-        settings, weights = _read_safetensors(path)
-    else:
-        checkpoint = read_checkpoint(path)
-        saved = checkpoint["hyper_parameters"]
-        one = {name: saved[name] for name in NETWORK_SETTINGS}
-        settings = [one] * saved.get("members", 1)
-        weights = {
-            name.removeprefix("network."): weight
-            for name, weight in checkpoint["state_dict"].items()
-            if name.startswith("network.")
-        }
+    settings, weights = (_read_safetensors if path.suffix == ".safetensors" else _read_run)(path)
     try:
-        networks = [ConvNet(**each) for each in settings]
-        network = networks[0] if len(networks) == 1 else Ensemble(networks)
+        _check_kinds(settings, len(weights))
+        with torch.device("meta"):  # where shapes take no memory
+            _build(settings).load_state_dict({name: w.to("meta") for name, w in weights.items()})
+        network = _build(settings)
         network.load_state_dict(weights)
-    except (KeyError, TypeError, RuntimeError) as error:
+    except MemoryError as error:
+        raise UserError(f"{path}: there is not enough memory for its network") from error
+    except Exception as error:  # of many kinds, by what does not fit
         raise UserError(f"{path} holds another network than this version builds") from error
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise UserError(f"{path} is of no use: {name} in it is not finite")
     return network.to(memory_format=torch.channels_last).eval()
+
+
+def _build(settings: list[dict[str, Any]]) -> ConvNet | Ensemble:
+    networks = [ConvNet(**each) for each in settings]
+    return networks[0] if len(networks) == 1 else Ensemble(networks)
+
+
+def _check_kinds(settings: list[dict[str, Any]], num_weights: int) -> None:
+    """Raise an error unless the settings are ConvNet's, and of no more layers than weights."""
+    layers = 0
+    for each in settings:
+        for name, value in each.items():
+            default = NETWORK_SETTINGS[name]
+            kind = {tuple: tuple | list, float: float | int}.get(type(default), type(default))
+            if not isinstance(value, kind):
+                raise TypeError(f"{name} is {type(value)}")
+        layers += len(each["channels"]) * each.get("convolutions", 1)
+    if not 1 <= max(layers, len(settings)) <= num_weights:
+        raise ValueError(f"{len(settings)} networks of {layers} layers of {num_weights} weights")
+
+
+def _read_run(path: Path) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    checkpoint = read_checkpoint(path)
+    saved = checkpoint["hyper_parameters"]
+    weights = {
+        name.removeprefix("network."): weight
+        for name, weight in checkpoint["state_dict"].items()
+        if name.startswith("network.")
+    }
+    num_members = saved.get("members", 1)
+    if not isinstance(num_members, int) or num_members > len(weights):
+        raise UserError(f"{path} holds another network than this version builds")
+    return [{name: saved[name] for name in NETWORK_SETTINGS}] * num_members, weights
+
+
+def _unpack(contents: bytes) -> Any:
+    """Return what a checkpoint holds, or raise an error of any kind if it is not whole."""
+    copy = io.BytesIO()  # torch.load could find another entry of a name than was checked
+    with zipfile.ZipFile(io.BytesIO(contents)) as archive, zipfile.ZipFile(copy, "w") as checked:
+        entries = archive.infolist()
+        names = {entry.filename.lower() for entry in entries}
+        stated = sum(entry.file_size for entry in entries)
+        # torch does not compress. Entries can lie over each other, too.
+        is_stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        if not is_stored or stated > len(contents) or len(names) < len(entries):
+            raise ValueError("compressed, overlapping or of one name")
+        for entry in entries:
+            part = archive.read(entry)  # compares the checksum, which torch.load does not
+            if entry.filename.lower().endswith("data.pkl"):
+                _check_pickle(part)
+            checked.writestr(entry.filename, part)
+    copy.seek(0)
+    checkpoint = torch.load(copy, map_location="cpu", weights_only=True)
+    _check_size(checkpoint, len(contents))
+    return checkpoint
+
+
+def _check_pickle(contents: bytes) -> None:
+    for operation, argument, _ in pickletools.genops(contents):
+        if operation.name == "GLOBAL" and argument not in GLOBALS:
+            raise ValueError(f"{argument} in it")
+        if operation.name == "PROTO" and argument != 2:
+            raise ValueError(f"protocol {argument}")
+
+
+def _check_size(checkpoint: Any, size: int) -> None:
+    """Raise an error if the tensors, as they are used, are larger than the file.
+
+    A tensor can repeat a few bytes without an end, and many of them the same bytes.
+    """
+    rest, seen = [checkpoint], set()
+    while rest:
+        value = rest.pop()
+        if isinstance(value, Tensor):
+            size -= value.numel() * value.element_size()
+        elif isinstance(value, dict | list | tuple | set) and id(value) not in seen:
+            seen.add(id(value))
+            rest += dict.values(value) if isinstance(value, dict) else value
+            if getattr(value, "__dict__", {}).keys() - {"_metadata"}:
+                raise ValueError("a dict with attributes")
+    if size < 0:
+        raise ValueError("more values than the file has")
 
 
 def _read_safetensors(path: Path) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
@@ -127,15 +240,23 @@ def _read_safetensors(path: Path) -> tuple[list[dict[str, Any]], dict[str, Tenso
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}
-    except safetensors.SafetensorError as error:
+        if not {"mnist_lightning_format", "members", "sha256"} <= metadata.keys():
+            raise UserError(f"{path} was not written by mnist_lightning")
+        # The format itself has no checksum. The first files had one of the weights alone.
+        of_settings = _digest_of_settings(metadata)
+        if metadata.get("settings_sha256", of_settings) != of_settings:
+            raise UserError(f"{path} is damaged: its settings fail their checksum")
+        if int(metadata["mnist_lightning_format"]) > CHECKPOINT_FORMAT:
+            raise UserError(f"{path} was written by a newer mnist_lightning: update this one")
+        if metadata["sha256"] != _digest(weights):
+            raise UserError(f"{path} is damaged: its weights fail their checksum")
+        return json.loads(metadata["members"]), weights
+    except (OSError, UserError):
+        raise
+    except MemoryError as error:
+        raise UserError(f"{path}: there is not enough memory to read it") from error
+    except Exception as error:  # of many kinds, by where the damage is
         raise UserError(f"{path} is damaged or not a safetensors file") from error
-    if not {"mnist_lightning_format", "members", "sha256"} <= metadata.keys():
-        raise UserError(f"{path} was not written by mnist_lightning")
-    if int(metadata["mnist_lightning_format"]) > CHECKPOINT_FORMAT:
-        raise UserError(f"{path} was written by a newer mnist_lightning: update this one")
-    if metadata["sha256"] != _digest(weights):  # the format itself has no checksum
-        raise UserError(f"{path} is damaged: its weights fail their checksum")
-    return json.loads(metadata["members"]), weights
 
 
 def _digest(weights: dict[str, Tensor]) -> str:
@@ -143,3 +264,8 @@ def _digest(weights: dict[str, Tensor]) -> str:
     for name in sorted(weights):
         digest.update(name.encode() + weights[name].contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _digest_of_settings(metadata: dict[str, str]) -> str:
+    text = metadata["mnist_lightning_format"] + metadata["members"]
+    return hashlib.sha256(text.encode()).hexdigest()
