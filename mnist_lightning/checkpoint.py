@@ -27,6 +27,9 @@ CHECKPOINT_FORMAT = 1
 # ConvNet's arguments and their defaults, of all that a run's checkpoint knows.
 NETWORK_SETTINGS = {name: each.default for name, each in signature(ConvNet).parameters.items()}
 
+# What stands for other kinds in a file: JSON has no tuples, and a person writes 0 for 0.0.
+ALSO = {tuple: (tuple, list), float: (float, int)}
+
 # What the tools use where no checkpoint is named; README.md says how it was made.
 PRETRAINED = Path(__file__).parent / "pretrained.safetensors"
 
@@ -67,7 +70,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        UserError: If the file is not a whole checkpoint of this project.
+        UserError: If the file is not a whole checkpoint of this project, or its weights are not
+            those of the network that its settings describe.
     """
     if not Path(path).is_file():  # a pipe, say, would have no end
         raise FileNotFoundError(f"there is no checkpoint file {path}")
@@ -92,6 +96,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not all(isinstance(weight, Tensor) for weight in checkpoint["state_dict"].values()):
         raise UserError(f"{path} is not a checkpoint of mnist_lightning: look at its state_dict")
     checkpoint["hyper_parameters"] = NETWORK_SETTINGS | checkpoint.get("hyper_parameters", {})
+    _compare(path, *_network_of(checkpoint))
     return checkpoint
 
 
@@ -134,20 +139,15 @@ def to_safetensors(network: ConvNet | Ensemble) -> bytes:
 
 
 def _load(path: Path) -> ConvNet | Ensemble:
-    settings, weights = (_read_safetensors if path.suffix == ".safetensors" else _read_run)(path)
-    try:
-        _check_kinds(settings, len(weights))
-        with torch.device("meta"):  # where shapes take no memory
-            _build(settings).load_state_dict({name: w.to("meta") for name, w in weights.items()})
-        network = _build(settings)
-        network.load_state_dict(weights)
-    except MemoryError as error:
-        raise UserError(f"{path}: there is not enough memory for its network") from error
-    except Exception as error:  # of many kinds, by what does not fit
-        raise UserError(f"{path} holds another network than this version builds") from error
+    if path.suffix == ".safetensors":
+        settings, weights = _read_safetensors(path)
+    else:
+        settings, weights = _network_of(read_checkpoint(path))
     for name, weight in weights.items():
         if not weight.isfinite().all():
             raise UserError(f"{path} is of no use: {name} in it is not finite")
+    network = _build(settings)
+    network.load_state_dict(weights)
     return network.to(memory_format=torch.channels_last).eval()
 
 
@@ -156,32 +156,36 @@ def _build(settings: list[dict[str, Any]]) -> ConvNet | Ensemble:
     return networks[0] if len(networks) == 1 else Ensemble(networks)
 
 
-def _check_kinds(settings: list[dict[str, Any]], num_weights: int) -> None:
-    """Raise an error unless the settings are ConvNet's, and of no more layers than weights."""
-    layers = 0
-    for each in settings:
-        for name, value in each.items():
-            default = NETWORK_SETTINGS[name]
-            kind = {tuple: tuple | list, float: float | int}.get(type(default), type(default))
-            if not isinstance(value, kind):
-                raise TypeError(f"{name} is {type(value)}")
-        layers += len(each["channels"]) * each.get("convolutions", 1)
-    if not 1 <= max(layers, len(settings)) <= num_weights:
-        raise ValueError(f"{len(settings)} networks of {layers} layers of {num_weights} weights")
-
-
-def _read_run(path: Path) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    checkpoint = read_checkpoint(path)
-    saved = checkpoint["hyper_parameters"]
+def _network_of(checkpoint: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """Return the settings of each member, none where there can't be so many, and all weights."""
     weights = {
         name.removeprefix("network."): weight
         for name, weight in checkpoint["state_dict"].items()
         if name.startswith("network.")
     }
-    num_members = saved.get("members", 1)
-    if not isinstance(num_members, int) or num_members > len(weights):
-        raise UserError(f"{path} holds another network than this version builds")
-    return [{name: saved[name] for name in NETWORK_SETTINGS}] * num_members, weights
+    saved = checkpoint["hyper_parameters"]
+    number = saved.get("members", 1)
+    fits = isinstance(number, int) and 0 < number <= len(weights)
+    return [{name: saved[name] for name in NETWORK_SETTINGS}] * (number if fits else 0), weights
+
+
+def _compare(path: str | Path, settings: list[dict[str, Any]], weights: dict[str, Tensor]) -> None:
+    """Refuse settings that do not build these weights, at no cost beyond the weights' own."""
+    try:
+        layers = 0
+        for each in settings:
+            for name, value in each.items():
+                kind = type(NETWORK_SETTINGS[name])
+                if not isinstance(value, ALSO.get(kind, kind)):
+                    raise TypeError(f"{name} is {type(value)}")
+            layers += len(each["channels"]) * each.get("convolutions", 1)
+        if not 1 <= max(layers, len(settings)) <= len(weights):
+            raise ValueError(f"{layers} layers of {len(weights)} weights")
+        with torch.device("meta"):  # where shapes take no memory
+            network = _build(settings)
+        network.load_state_dict({name: w.to("meta") for name, w in weights.items()})
+    except Exception as error:  # of many kinds, by what does not fit
+        raise UserError(f"{path} holds another network than this version builds") from error
 
 
 def _unpack(contents: bytes) -> Any:
@@ -224,7 +228,7 @@ def _check_size(checkpoint: Any, size: int) -> None:
         value = rest.pop()
         if isinstance(value, Tensor):
             size -= value.numel() * value.element_size()
-        elif isinstance(value, dict | list | tuple | set) and id(value) not in seen:
+        elif isinstance(value, (dict, list, tuple, set)) and id(value) not in seen:
             seen.add(id(value))
             rest += dict.values(value) if isinstance(value, dict) else value
             if getattr(value, "__dict__", {}).keys() - {"_metadata"}:
@@ -250,13 +254,15 @@ def _read_safetensors(path: Path) -> tuple[list[dict[str, Any]], dict[str, Tenso
             raise UserError(f"{path} was written by a newer mnist_lightning: update this one")
         if metadata["sha256"] != _digest(weights):
             raise UserError(f"{path} is damaged: its weights fail their checksum")
-        return json.loads(metadata["members"]), weights
+        settings = json.loads(metadata["members"])
     except (OSError, UserError):
         raise
     except MemoryError as error:
         raise UserError(f"{path}: there is not enough memory to read it") from error
     except Exception as error:  # of many kinds, by where the damage is
         raise UserError(f"{path} is damaged or not a safetensors file") from error
+    _compare(path, settings, weights)
+    return settings, weights
 
 
 def _digest(weights: dict[str, Tensor]) -> str:
