@@ -46,16 +46,20 @@ GLOBALS = {
     *(f"torch {kind}Storage" for kind in STORAGES),
 }
 
-# The kinds of what this project and Lightning take from a checkpoint without a look.
-NEEDED = {"state_dict": dict, "epoch": int, "global_step": int, "pytorch-lightning_version": str}
-KINDS = NEEDED | {
-    "hyper_parameters": dict,
-    "datamodule_hyper_parameters": dict,
-    "callbacks": dict,
-    "loops": dict,
-    "optimizer_states": list,
-    "lr_schedulers": list,
+# What this project and Lightning take from a checkpoint without a look: its kind, and its entries'.
+KINDS = {
+    "epoch": (int, object),
+    "global_step": (int, object),
+    "pytorch-lightning_version": (str, object),
+    "state_dict": (dict, Tensor),
+    "hyper_parameters": (dict, object),
+    "datamodule_hyper_parameters": (dict, object),
+    "callbacks": (dict, dict),
+    "loops": (dict, dict),
+    "optimizer_states": (list, dict),
+    "lr_schedulers": (list, dict),
 }
+NEEDED = {"epoch", "global_step", "pytorch-lightning_version", "state_dict"}
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -88,13 +92,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a checkpoint of mnist_lightning")
     if format_ > CHECKPOINT_FORMAT:
         raise UserError(f"{path} was written by a newer mnist_lightning: update this one")
-    for name, kind in KINDS.items():
-        value = checkpoint.get(name)
-        named = not isinstance(value, dict) or all(isinstance(key, str) for key in value)
-        if name in checkpoint.keys() | NEEDED and not (isinstance(value, kind) and named):
+    for name in NEEDED | KINDS.keys() & checkpoint.keys():
+        if not _is_of_kind(checkpoint.get(name), *KINDS[name]):
             raise UserError(f"{path} is not a checkpoint of mnist_lightning: look at its {name}")
-    if not all(isinstance(weight, Tensor) for weight in checkpoint["state_dict"].values()):
-        raise UserError(f"{path} is not a checkpoint of mnist_lightning: look at its state_dict")
     checkpoint["hyper_parameters"] = NETWORK_SETTINGS | checkpoint.get("hyper_parameters", {})
     _compare(path, *_network_of(checkpoint))
     return checkpoint
@@ -186,6 +186,14 @@ def _compare(path: str | Path, settings: list[dict[str, Any]], weights: dict[str
         network.load_state_dict({name: w.to("meta") for name, w in weights.items()})
     except Exception as error:  # of many kinds, by what does not fit
         raise UserError(f"{path} holds another network than this version builds") from error
+
+
+def _is_of_kind(value: Any, kind: type, of_entries: type) -> bool:
+    if not isinstance(value, kind):
+        return False
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and isinstance(v, of_entries) for k, v in value.items())
+    return not isinstance(value, list) or all(isinstance(entry, of_entries) for entry in value)
 
 
 def _unpack(contents: bytes) -> Any:

@@ -4,6 +4,7 @@ The figures of docs/photos.md are printed by `pytest -m slow -s tests/test_image
 """
 
 import io
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from mnist_lightning.checkpoint import load
 from mnist_lightning.data.datasets import read_test_set
+from mnist_lightning.errors import UserError
 from mnist_lightning.reading.convention import to_mnist
 from mnist_lightning.reading.picture import MAX_PIXELS, open_picture
 from mnist_lightning.reading.reader import read, read_images
@@ -310,6 +312,25 @@ def test_a_file_that_cannot_be_opened_is_an_os_error(tmp_path: Path) -> None:
         open_picture(tmp_path / "none.png")
     with pytest.raises(IsADirectoryError):
         open_picture(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_what_has_no_end_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    for path in (tmp_path / "x.png", Path("/dev/zero")):
+        with pytest.raises(UserError, match="a pipe or a device, not a file"):
+            open_picture(path)
+
+
+@pytest.mark.parametrize("where", ["ImageOps.exif_transpose", "convention"])
+def test_too_little_memory_is_no_damage(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    target = "reader.to_mnist" if where == "convention" else f"picture.{where}"
+    monkeypatch.setattr(f"mnist_lightning.reading.{target}", fail)
+    with pytest.raises(UserError, match="not enough memory for 90x90 pixels"):
+        read(noisy_picture("PNG"), load())
 
 
 def test_a_reading_tells_the_guesses_and_what_was_seen() -> None:
