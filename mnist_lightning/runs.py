@@ -42,12 +42,26 @@ def read_curves(folder: Path) -> Curves:
     """Read what a run logged, as far as its folder holds TensorBoard's event files.
 
     Returns:
-        By name, steps and values of each curve.
+        By name, steps and values of each curve; of a damaged file what comes before the damage.
+
+    Raises:
+        UserError: If what is called like an event file is none, or the memory does not suffice.
+        OSError: If one can't be read.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    for path in folder.glob("*tfevents*"):
+        if not path.is_file():  # a pipe, say, would have no end
+            raise UserError(f"{path} is not a file: move it elsewhere")
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1})
-    events.Reload()
+    try:
+        events.Reload()
+    except OSError:
+        raise
+    except MemoryError as error:
+        raise UserError(f"{folder}: there is not enough memory to read its curves") from error
+    except Exception:  # of many kinds; TensorBoard itself ends without one at most damage
+        pass
     curves: Curves = {}
     for name in events.Tags()["scalars"]:
         values = events.Scalars(name)

@@ -1,5 +1,6 @@
 """What Pillow opens, what it looks like when flattened, and what is no picture of a digit."""
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -9,8 +10,11 @@ import pytest
 from photos import SIDE, encode, first, on_paper, picture, scale
 from PIL import Image, ImageDraw
 
+from mnist_lightning.checkpoint import load
+from mnist_lightning.errors import UserError
 from mnist_lightning.reading.convention import to_mnist
 from mnist_lightning.reading.picture import MAX_PIXELS, open_picture
+from mnist_lightning.reading.reader import read
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "I;16", "F"])
@@ -83,3 +87,22 @@ def test_a_file_that_cannot_be_opened_is_an_os_error(tmp_path: Path) -> None:
         open_picture(tmp_path / "none.png")
     with pytest.raises(IsADirectoryError):
         open_picture(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_what_has_no_end_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    for path in (tmp_path / "x.png", Path("/dev/zero")):
+        with pytest.raises(UserError, match="a pipe or a device, not a file"):
+            open_picture(path)
+
+
+@pytest.mark.parametrize("where", ["ImageOps.exif_transpose", "convention"])
+def test_too_little_memory_is_no_damage(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    target = "reader.to_mnist" if where == "convention" else f"picture.{where}"
+    monkeypatch.setattr(f"mnist_lightning.reading.{target}", fail)
+    with pytest.raises(UserError, match="not enough memory for 90x90 pixels"):
+        read(noisy_picture("PNG"), load())

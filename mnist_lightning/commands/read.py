@@ -27,11 +27,13 @@ from mnist_lightning.commands.terminal import make_parser
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import replace_file
 from mnist_lightning.reading.convention import to_mnist
-from mnist_lightning.reading.picture import flatten, open_picture
+from mnist_lightning.reading.picture import MAX_PIXELS, flatten, open_picture
 from mnist_lightning.reading.reader import Reading, read_images
 from mnist_lightning.text import percent, printable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
+MOST_BYTES = 4 * MAX_PIXELS  # of a picture on standard input, which may have no end
 
 # The contact sheet, in pixels; an image pixel is 6 of them.
 TILE, GAP, TEXT = 168, 16, 60
@@ -59,6 +61,8 @@ def read_files(
             thumbnails[name] = ImageOps.contain(flatten(picture), (TILE, TILE))
         except (UserError, OSError) as error:
             errors[name] = getattr(error, "strerror", None) or str(error)
+        except MemoryError:
+            errors[name] = "there is not enough memory for the picture"
     if not images:
         return {}, errors, {}
     readings = read_images(torch.stack(list(images.values())), network)
@@ -161,7 +165,10 @@ def _shorten(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Ima
 def _standard_input() -> bytes:
     if sys.stdin is None:
         raise OSError("there is no standard input")
-    return sys.stdin.buffer.read()
+    contents = sys.stdin.buffer.read(MOST_BYTES + 1)
+    if len(contents) > MOST_BYTES:
+        raise UserError(f"standard input has more than {MOST_BYTES:,} bytes")
+    return contents
 
 
 def _check_output(path: Path | None, *suffixes: str) -> None:

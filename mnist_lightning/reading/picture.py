@@ -1,6 +1,7 @@
 """A picture file, or its contents -> a picture: decoded, turned, on paper."""
 
 import io
+import stat
 import warnings
 from pathlib import Path
 
@@ -26,10 +27,15 @@ def open_picture(source: str | Path | bytes) -> Image.Image:
         The picture, in any of Pillow's modes, turned as its camera says.
 
     Raises:
-        UserError: If it is not such a picture, or damaged, or too small or too large.
+        UserError: If it is not such a picture, or damaged, or too small or too large, also for
+            the memory.
         OSError: If the file can't be read.
     """
     file = io.BytesIO(source) if isinstance(source, bytes) else source
+    if not isinstance(source, bytes):
+        mode = Path(source).stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # which may have no end
+            raise UserError("a pipe or a device, not a file: `read -` takes standard input")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about oddities that do no harm, and the size
         try:
@@ -48,8 +54,8 @@ def open_picture(source: str | Path | bytes) -> Image.Image:
                 raise UserError(f"{width}x{height} pixels are too few to hold a digit")
             try:
                 return ImageOps.exif_transpose(picture)
-            except MemoryError:
-                raise
+            except MemoryError as error:
+                raise UserError(f"not enough memory for {width}x{height} pixels") from error
             except Exception as error:  # of many kinds, by format and where the damage is
                 raise UserError("the picture is cut off or damaged") from error
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mnist_lightning.errors import UserError
 from mnist_lightning.reading.convention import to_mnist
 from mnist_lightning.reading.picture import open_picture
 
@@ -65,11 +66,16 @@ def read(source: str | Path | bytes | Image.Image, network: Callable[[Tensor], T
         What it reads.
 
     Raises:
-        UserError: If it is not a picture, or too large, or there is no ink on it.
+        UserError: If it is not a picture, or too large, also for the memory, or there is no ink
+            on it.
         OSError: If the file can't be read.
     """
     picture = source if isinstance(source, Image.Image) else open_picture(source)
-    return read_images(to_mnist(picture)[None], network)[0]
+    try:
+        image = to_mnist(picture)
+    except MemoryError as error:
+        raise UserError(f"not enough memory for {picture.width}x{picture.height} pixels") from error
+    return read_images(image[None], network)[0]
 
 
 @torch.inference_mode()
