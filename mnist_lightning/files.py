@@ -38,7 +38,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         UserError: If so.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir():
         raise UserError(f"{folder} can't be a folder: {there} is a file")
     if not os.access(there, os.W_OK | os.X_OK):
