@@ -8,8 +8,10 @@ is where all of them end. Exit codes: 0, done; 1, not or not all done, with a li
 import sys
 from difflib import get_close_matches
 from importlib import import_module
+from typing import NoReturn
 
 from mnist_lightning.errors import UserError
+from mnist_lightning.text import printable
 
 TRAINING = {
     "fit": "train a network",
@@ -48,11 +50,16 @@ def main() -> None:
         _run(command, arguments)
     except OSError as error:
         named = error.filename and error.strerror
-        sys.exit(f"error: {error.filename}: {error.strerror}" if named else f"error: {error}")
+        _fail(f"{error.filename}: {error.strerror}" if named else str(error))
     except UserError as error:
-        sys.exit(f"error: {error}")
+        _fail(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _fail(message: str) -> NoReturn:
+    """Exit with 1 and one line, whatever is in a file's name."""
+    sys.exit(f"error: {printable(' '.join(message.splitlines()))}")
 
 
 def _run(command: str, arguments: list[str]) -> None:

@@ -8,6 +8,6 @@ def percent(share: float) -> str:
     return "<0.1%" if share < 0.001 else f"{share:.1%}"
 
 
-def printable(name: str) -> str:
-    """Return a name with a `?` for what is not UTF-8 in it, or would move the cursor."""
-    return "".join(c if c.isprintable() else "?" for c in name.encode(errors="replace").decode())
+def printable(line: str) -> str:
+    """Return a line with a `?` for what is not UTF-8 in it, or a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in line.encode(errors="replace").decode())

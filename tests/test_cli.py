@@ -75,8 +75,8 @@ def test_a_library_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
         (["fit", *SMOKE, "--seed_everything=7"], "has seed 42, this one 7"),
         (["fit", *SMOKE, "--trainer.max_epochs=3"], "ends after 8 steps, this run after 12"),
         (["test", "--config", str(CONFIGS / "base.yaml")], "model.channels is (32, 64) here"),
-        (["predict", "--output=nowhere/p.csv"], "output: there is no folder nowhere"),
-        (["predict", "--output=."], "output: . is a folder: name a file in it"),
+        (["predict", "--output=nowhere/p.csv"], "there is no folder nowhere to write p.csv in"),
+        (["predict", "--output=."], ". is a folder: name a file in it"),
         (["predict", "--trainer.limit_predict_batches=0"], "nothing to predict"),
     ],
 )

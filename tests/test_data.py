@@ -1,8 +1,3 @@
-import gzip
-import hashlib
-import os
-import shutil
-import stat
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,113 +8,14 @@ import torch
 from torchvision import datasets
 
 from mnist_lightning.data.batches import Batches, stratified_sample
-from mnist_lightning.data.datasets import ARCHIVES
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.data.predictions import write_predictions
-
-UNPACKED_MD5 = {
-    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-}
-
-
-def assert_whole(root: str | Path) -> None:
-    folder = Path(root) / "MNIST" / "raw"
-    names = [*UNPACKED_MD5, *(f"{name}.gz" for name in UNPACKED_MD5)]
-    assert sorted(os.listdir(folder)) == sorted(names)  # and no temporary file
-    for name, md5 in UNPACKED_MD5.items():
-        assert hashlib.md5((folder / name).read_bytes()).hexdigest() == md5
 
 
 def fit_data(root: str, **arguments: object) -> MNISTDataModule:
     data = MNISTDataModule(root, **arguments)  # type: ignore[arg-type]
     data.setup("fit")
     return data
-
-
-# -- files
-
-
-def test_shipped_archives_are_the_canonical_ones() -> None:
-    for name, md5 in datasets.MNIST.resources:
-        assert hashlib.md5((ARCHIVES / name).read_bytes()).hexdigest() == md5
-
-
-def test_prepare_data_fills_an_empty_folder_without_a_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(datasets.MNIST, "mirrors", [])
-    MNISTDataModule(str(tmp_path)).prepare_data()
-    assert_whole(tmp_path)
-    torchvisions = datasets.MNIST(tmp_path, train=False)
-    assert len(torchvisions) == 10_000
-
-
-@pytest.mark.parametrize("name", ["train-labels-idx1-ubyte", "t10k-images-idx3-ubyte.gz"])
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda whole: None,
-        lambda whole: b"",
-        lambda whole: whole[: len(whole) // 2],
-        lambda whole: whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:],
-        lambda whole: b"<html>404 Not Found</html>",
-        lambda whole: whole[:8] + bytes([200]) + whole[9:],
-    ],
-    ids=["missing", "empty", "truncated", "bit-flipped", "html", "label 200"],
-)
-def test_a_damaged_file_is_repaired(root: str, tmp_path: Path, name: str, damage) -> None:  # type: ignore[no-untyped-def]
-    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
-    file = tmp_path / "MNIST" / "raw" / name
-    contents = damage(file.read_bytes())
-    file.unlink() if contents is None else file.write_bytes(contents)
-    MNISTDataModule(str(tmp_path)).prepare_data()
-    assert_whole(tmp_path)
-
-
-def test_whole_files_are_left_alone(root: str) -> None:
-    folder = Path(root) / "MNIST" / "raw"
-    before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
-    MNISTDataModule(root).prepare_data()
-    assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == before
-    assert {stat.S_IMODE(file.stat().st_mode) for file in before} == {0o644}
-
-
-def test_offline_another_dataset_names_its_files_folder_and_addresses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(datasets.KMNIST, "mirrors", ["http://127.0.0.1:9/kmnist/"])
-    with pytest.raises(OSError) as caught:
-        MNISTDataModule(str(tmp_path), dataset="KMNIST").prepare_data()
-    message = str(caught.value)
-    assert "\n" not in message
-    for words in ("train-images-idx3-ubyte.gz", f"{tmp_path}/KMNIST/raw", "http://127.0.0.1:9"):
-        assert words in message
-
-
-def test_another_dataset_is_read_from_the_root(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "FashionMNIST" / "raw"
-    folder.mkdir(parents=True)
-    resources = []
-    for name, n in (("train", 60_000), ("t10k", 10_000)):
-        images = (
-            b"\0\0\x08\x03" + n.to_bytes(4, "big") + 2 * (28).to_bytes(4, "big") + bytes(n * 784)
-        )
-        labels = b"\0\0\x08\x01" + n.to_bytes(4, "big") + bytes(i % 10 for i in range(n))
-        for kind, contents in (("images-idx3", images), ("labels-idx1", labels)):
-            archive = gzip.compress(contents, compresslevel=1)
-            (folder / f"{name}-{kind}-ubyte.gz").write_bytes(archive)
-            resources.append((f"{name}-{kind}-ubyte.gz", hashlib.md5(archive).hexdigest()))
-    monkeypatch.setattr(datasets.FashionMNIST, "resources", resources)
-    monkeypatch.setattr(datasets.FashionMNIST, "mirrors", [])
-    data = MNISTDataModule(str(tmp_path), dataset="FashionMNIST")
-    data.prepare_data()
-    data.setup("fit")
-    assert len(data.train_indices) == 55_000
 
 
 # -- split

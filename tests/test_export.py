@@ -10,8 +10,9 @@ import torch
 from conftest import CONFIGS, call
 
 from mnist_lightning.checkpoint import PRETRAINED, load, to_safetensors
-from mnist_lightning.commands.export import largest_difference
+from mnist_lightning.commands.export import MARK, largest_difference, to_pt2
 from mnist_lightning.data.datasets import read_test_set
+from mnist_lightning.files import is_ours
 from mnist_lightning.network import ConvNet, to_pixels
 
 
@@ -109,6 +110,46 @@ def test_an_export_that_reads_other_digits_is_refused() -> None:
     assert largest_difference(constant(3), constant(3)) == 0
     with pytest.raises(ValueError, match="10000 of 10,000 test images differently"):
         largest_difference(constant(3), constant(4))
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the file of a small network, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    Path("small.safetensors").write_bytes(to_safetensors(ConvNet(channels=(4,), hidden=16)))
+    return "small.safetensors"
+
+
+def test_the_same_export_works_twice(
+    weights: str, onnx_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        assert call(monkeypatch, "export", "--ckpt_path", weights, "x.safetensors") == 0
+    Path("x.pt2").write_bytes(to_pt2(load(weights)))
+    assert is_ours(Path("x.pt2"), MARK) and is_ours(onnx_file, MARK)
+
+
+@pytest.mark.parametrize("name", ["x.onnx", "x.pt2", "x.safetensors"])
+def test_what_no_export_wrote_is_not_replaced(
+    name: str, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(name).write_bytes(b"mine, of mnist_lightning/network.py")
+    said = call(monkeypatch, "export", "--ckpt_path", weights, name)
+    assert str(said).startswith(f"error: {name} exists and bears no mark of mnist_lightning: ")
+    assert Path(name).read_bytes()[:4] == b"mine"
+
+
+def test_a_checkpoint_is_not_replaced_by_its_own_export(
+    weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("link.safetensors").symlink_to(weights)
+    Path("x.safetensors").write_text("mine")
+    before = Path(weights).read_bytes()
+    said = call(monkeypatch, "export", "--ckpt_path", weights, "link.safetensors", "--overwrite")
+    assert said == "error: link.safetensors is read by this very command: name another file"
+    assert Path(weights).read_bytes() == before
+    assert call(monkeypatch, "export", "--ckpt_path", weights, "x.safetensors", "--overwrite") == 0
+    load("x.safetensors")
 
 
 @pytest.mark.parametrize(

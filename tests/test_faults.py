@@ -20,7 +20,7 @@ import pytest
 import torch
 from conftest import PLAIN, SMOKE, call, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_data import assert_whole
+from test_datasets import assert_whole
 
 from mnist_lightning.checkpoint import load, read_checkpoint
 from mnist_lightning.data.module import MNISTDataModule

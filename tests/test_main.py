@@ -9,6 +9,7 @@ from conftest import call
 
 import mnist_lightning.__main__ as front_door
 from mnist_lightning import commands
+from mnist_lightning.errors import UserError
 
 
 def test_help_lists_every_command_with_a_line_each(
@@ -46,3 +47,18 @@ def test_the_script_is_the_same_door() -> None:
     script = Path(sys.executable).with_name("mnist-lightning")
     done = subprocess.run([script, "--version"], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("mnist_lightning 0.")
+
+
+def test_an_error_is_one_line_that_moves_no_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = {
+        UserError("a\33[2J\nb"): "error: a?[2J b",
+        OSError("a\33[2J\nb"): "error: a?[2J b",
+        FileNotFoundError(2, "b", "a\33[2J\n"): "error: a?[2J : b",
+    }
+    for error, line in expected.items():
+
+        def fail(*_: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(front_door, "_run", fail)
+        assert call(monkeypatch, "read") == line

@@ -1,5 +1,6 @@
 import contextlib
 import io
+import re
 import shutil
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from mnist_lightning.commands import demo
 from mnist_lightning.commands.server import LOOPBACK
 from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.network import ConvNet
+from mnist_lightning.text import percent
 
 pytestmark = pytest.mark.slow
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -244,6 +246,14 @@ def test_what_is_no_picture_leaves_the_drawing_as_it_was(
     page.click("#undo")
     expect_digit(page, "?")
     assert len(complaints) == 1 and "400" in complaints.pop()  # the browser notes the refusal
+
+
+def test_a_share_is_written_as_by_all_other_commands(page: "playwright.Page") -> None:
+    shares = [0, 0.0004, 0.00099, 0.001, 0.0123, 0.5, 0.9, 0.9989, 0.9991, 0.9996, 1]
+    code = re.search(r"const percent = (.*?);\n", (demo.PAGE / "script.js").read_text(), re.S)
+    assert code
+    written = page.evaluate(f"(shares) => shares.map({code[1]})", shares)
+    assert written == [percent(share) for share in shares]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,14 @@
 from pathlib import Path
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
 
+from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.data.predictions import HEADER, read_predictions, write_predictions
+from mnist_lightning.errors import UserError
+from mnist_lightning.training.trainer import Trainer
 
 ROW = "MNIST/test,7,3," + ",".join(["0.1"] * 10)
 
@@ -43,3 +47,36 @@ def test_what_is_no_file_of_predictions_is_named(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no file of predictions"):
         read_predictions(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("mine.csv", "mine.csv exists and bears no mark .* add --overwrite true$"),
+        ("last.ckpt", "last.ckpt is read by this very command"),
+        ("labels.csv", "labels.csv is read by this very command"),
+    ],
+)
+def test_predict_refuses_before_the_work_to_replace_what_it_did_not_write(
+    output: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.csv").write_text("image,digit\n7,3\n")
+    Path("last.ckpt").write_text("a checkpoint")
+    Path("labels.csv").write_text(f"{HEADER}\n{ROW}\n")
+    Path("predictions.csv").write_text(f"{HEADER}\n{ROW}\n")
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    began = []
+
+    def predict(self, model=None, dataloaders=None, datamodule=None, ckpt_path=None):  # type: ignore[no-untyped-def]
+        began.append("work")
+
+    monkeypatch.setattr(pl.Trainer, "predict", predict)
+    data = MNISTDataModule(pseudo_labels="labels.csv")
+    arguments = {"datamodule": data, "ckpt_path": "last.ckpt"}
+    with pytest.raises(UserError, match=words):
+        trainer.predict(None, output=output, overwrite=output != "mine.csv", **arguments)
+    assert not began
+    with pytest.raises(UserError, match="nothing to predict"):  # its own file is no obstacle
+        trainer.predict(None, output="predictions.csv", **arguments)
+    assert began

@@ -4,15 +4,17 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import call
 from PIL import Image, ImageOps
 
-from mnist_lightning.commands.read import GAP, TILE
+from mnist_lightning.commands.read import GAP, TILE, to_csv
 from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.reading.picture import open_picture
 
@@ -93,6 +95,58 @@ def test_csv_and_json_hold_the_same(photos: Path, monkeypatch: pytest.MonkeyPatc
         assert row["error"] == ""
 
 
+def test_the_same_command_works_twice(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos)
+    for pictures in (".", "notes.txt"):  # of which none can be read
+        for output in ("readings.csv", "readings.json"):
+            command = ["read", pictures, "--output", output, "--show", "sheet.png"]
+            assert call(monkeypatch, *command) == call(monkeypatch, *command)
+        entries = json.loads(Path("readings.json").read_text())
+        assert [entry["file"] for entry in entries] == (
+            ["a.png", "b.jpg", "c.TIF"] if pictures == "." else ["notes.txt"]
+        )
+
+
+def test_no_name_is_a_formula_or_moves_the_cursor(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(photos)
+    names = ["=1+1.png", "+1.png", "@sum.png", "-1.png", "a\33[2J=.png"]
+    for name in names:
+        (photos / name).write_text("no picture")
+    (photos / "a.png").rename("=a\r.png")
+    assert (
+        call(monkeypatch, "read", "--output", "x.csv", "=a\r.png", *names[:3], "--", *names[3:])
+        == 1
+    )
+    rows = list(csv.DictReader(Path("x.csv").read_text().splitlines()))
+    assert [row["file"] for row in rows] == [
+        "'=a?.png",
+        "'=1+1.png",
+        "'+1.png",
+        "'@sum.png",
+        "'-1.png",
+        "a?[2J=.png",
+    ]
+    printed = capsys.readouterr()
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", printed.out + printed.err)
+    message = call(monkeypatch, "read", "--ckpt_path", "x\33[2J\n.ckpt", "notes.txt")
+    assert message == "error: there is no checkpoint file x?[2J .ckpt"
+    assert call(monkeypatch, "read", "--x\33[2J.png", "notes.txt") == 2
+    assert "unrecognized arguments: --x?[2J.png" in capsys.readouterr().err
+
+
+def test_standard_input_is_no_formula() -> None:
+    assert to_csv({}, {"-": "-"}).decode().splitlines()[1].startswith("-,")
+
+
+def test_an_answer_that_is_no_number_is_no_reading(photos: Path) -> None:
+    from mnist_lightning import read
+
+    with pytest.raises(ValueError, match="the network's answer is not a number"):
+        read(photos / "a.png", lambda pixels: torch.full((len(pixels), 10), torch.nan))
+
+
 def test_a_picture_comes_through_standard_input(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
@@ -106,6 +160,11 @@ def test_a_picture_comes_through_standard_input(
     ("arguments", "message"),
     [
         (["--output", "x.txt"], "x.txt must end in .csv or .json"),
+        (["--output", "mine.csv"], "mine.csv exists and bears no mark of mnist_lightning"),
+        (["--output", "mine.json"], "mine.json exists and bears no mark of mnist_lightning"),
+        (["--show", "b.png"], "b.png exists and bears no mark of mnist_lightning"),
+        (["--show", "a.png", "--overwrite"], "a.png is read by this very command"),
+        (["--show", "link.png"], "link.png is read by this very command"),
         (["--output", "none/x.csv"], "there is no folder none to write x.csv in"),
         (["--show", "x.gif"], "x.gif must end in .png"),
         (["--ckpt_path", "none.ckpt"], "there is no checkpoint file none.ckpt"),
@@ -121,12 +180,16 @@ def test_a_wrong_command_is_refused_before_any_picture_is_read(
 ) -> None:
     monkeypatch.chdir(photos)
     (photos / "empty").mkdir()
-    before = sorted(photos.iterdir())
+    (photos / "b.png").write_bytes((photos / "a.png").read_bytes())
+    (photos / "link.png").symlink_to("a.png")
+    (photos / "mine.csv").write_text("file,digit\na.png,7\n")
+    (photos / "mine.json").write_text(json.dumps([{"file": "a.png", "digit": 7}], indent=2))
+    before = {path: path.is_file() and path.read_bytes() for path in photos.iterdir()}
     said = call(monkeypatch, "read", "a.png", *arguments)
     printed = capsys.readouterr()
     assert str(said).startswith(f"error: {message}") and "\n" not in str(said)
     assert printed.out == printed.err == ""
-    assert sorted(photos.iterdir()) == before
+    assert {path: path.is_file() and path.read_bytes() for path in photos.iterdir()} == before
 
 
 @pytest.mark.parametrize("output", ["/dev/full", "closed"])

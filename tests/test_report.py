@@ -1,5 +1,6 @@
 import base64
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -83,33 +84,54 @@ def test_the_page_says_what_was_measured_on_which_images(made: Any, smoke: Path)
     assert any("After 8 steps: validation loss" in text for text in made.page.alternatives)
 
 
-def test_a_file_without_a_run_gives_a_report_without_curves_and_replaces_the_last_one(
-    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str) -> list[str]:
+    """Return the command of a report on a network of no run, into the folder `mine`."""
     torch.manual_seed(0)
     monkeypatch.chdir(tmp_path)
     Path("n.safetensors").write_bytes(to_safetensors(ConvNet((2, 2), 4, batch_norm=False)))
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    for name in ("curves.png", "report.html", "notes.txt"):
-        (folder / name).write_text("old")
+    Path("mine").mkdir()
     where = ["--data_root", root, "--output_dir", "mine"]
-    assert call(monkeypatch, "report", "--ckpt_path", "n.safetensors", *where) == 0
-    assert not (folder / "curves.png").exists() and not (folder / "augmentation.png").exists()
-    assert (folder / "notes.txt").read_text() == "old"
-    text = (folder / "report.html").read_text()
+    return ["report", "--ckpt_path", "n.safetensors", *where]
+
+
+def test_a_file_without_a_run_gives_a_report_without_curves_and_replaces_the_last_one(
+    small: list[str], made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(made.folder, "mine", dirs_exist_ok=True)
+    Path("mine/notes.txt").write_text("mine")
+    assert call(monkeypatch, *small) == 0
+    assert {path.name for path in Path("mine").iterdir()} == {
+        "report.html",
+        "notes.txt",
+        *(f"{name}.png" for name in report.FIGURES[:-2]),
+    }
+    text = Path("mine/report.html").read_text()
     assert "no curves" in text and "<th scope=row>hidden</th><td>4</td>" in text
 
 
-def test_pictures_that_no_report_made_are_left_alone(
-    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["report.html", "mistakes.png", "curves.png"])
+def test_a_users_own_files_are_refused_before_the_work(
+    name: str, small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "curves.png").write_text("mine")
-    Path("n.safetensors").write_bytes(to_safetensors(ConvNet((2, 2), 4)))
-    where = ["--data_root", root, "--output_dir", "."]
-    assert call(monkeypatch, "report", "--ckpt_path", "n.safetensors", *where) == 0
-    assert (tmp_path / "curves.png").read_text() == "mine"
+    monkeypatch.setattr(report, "load", lambda *_: pytest.fail("the work began"))
+    Path("mine", name).write_text("mine")
+    message = f"error: mine/{name} exists and bears no mark of mnist_lightning: "
+    assert str(call(monkeypatch, *small)).startswith(message)
+    Path("mine", name).unlink()
+    Path("mine", name).symlink_to("../n.safetensors")
+    message = f"error: mine/{name} is read by this very command: name another file"
+    assert call(monkeypatch, *small, "--overwrite") == message
+
+
+def test_a_users_picture_that_is_not_drawn_is_left_alone(
+    small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("curves.png", "mistakes.png"):
+        Path("mine", name).write_text("mine")
+    assert call(monkeypatch, *small, "--overwrite") == 0
+    assert Path("mine/curves.png").read_text() == "mine"
+    assert Path("mine/mistakes.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_a_network_without_mistakes_has_a_report_too(
@@ -137,8 +159,8 @@ def test_a_network_without_mistakes_has_a_report_too(
         (["--ckpt_path", "missing.ckpt"], "error: there is no checkpoint file missing.ckpt"),
         (["--layer", "relu9"], "error: the network has no layer 'relu9'; it has conv1"),
         (["--layer", ""], "error: the network has no layer ''"),
-        (["--output_dir", "file"], "error: output_dir file: "),
-        (["--output_dir", "file/below"], "error: output_dir file/below: "),
+        (["--output_dir", "file"], "error: file can't be a folder: file is a file"),
+        (["--output_dir", "file/below"], "error: file/below can't be a folder: file is a file"),
         (["--data_root", "file"], "error: file/MNIST"),
     ],
 )

@@ -7,7 +7,7 @@
 `.onnx` and `.pt2` take pixels, float32 `(B, 1, 28, 28)` in [0, 1] for any B, and return logits and
 probabilities, `(B, 10)` each, and are compared with the network on all 10,000 test images before
 they are written. `.safetensors` holds the weights and the network's settings, as `load` and
-`--ckpt_path` read them.
+`--ckpt_path` read them. A file that no export wrote is replaced only with `--overwrite`.
 """
 
 import io
@@ -25,14 +25,18 @@ from mnist_lightning.checkpoint import load, to_safetensors
 from mnist_lightning.commands.terminal import make_parser, need
 from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import replace_file
+from mnist_lightning.files import check_output, replace_file
 from mnist_lightning.network import to_pixels
+from mnist_lightning.text import printable
 
 METADATA = {
     "labels": ",".join(str(digit) for digit in range(10)),
     "input": "pixels, float32 (batch, 1, 28, 28) in [0, 1], light ink on black",
     "producer": f"mnist_lightning {version('mnist_lightning')}",
 }
+
+# How an exported file is known as ours: by METADATA's producer, or safetensors' metadata.
+MARK = rb"producer.{0,100}mnist_lightning \d|mnist_lightning_format"
 
 Run = Callable[[Tensor], Tensor]  # pixels (B, 1, 28, 28) to logits (B, 10)
 
@@ -126,30 +130,31 @@ def largest_difference(network: Run, exported: Run) -> float:
     return largest
 
 
-def export(paths: list[str], output: Path) -> str:
+def export(paths: list[str], output: Path, overwrite: bool = False) -> str:
     """Write a network in the format that the output's suffix names.
 
     Args:
         paths: Checkpoints, see `load`; none for the network that is shipped.
-        output: A file that ends in `.onnx`, `.pt2` or `.safetensors`; one that is there is
+        output: A file that ends in `.onnx`, `.pt2` or `.safetensors`; one that an export wrote is
             replaced.
+        overwrite: Whether to replace any other one.
 
     Returns:
         A line that says what was written and how it compares.
 
     Raises:
-        UserError: If the suffix is another one, the checkpoint is not good, or the export reads
-            digits differently; nothing is written then.
+        UserError: If the suffix is another one, the output is a checkpoint or a user's own file,
+            the checkpoint is not good, or the export reads digits differently; nothing is written
+            then.
         OSError: If a file can't be read or written.
     """
     if output.suffix not in (".onnx", ".pt2", ".safetensors"):
         raise UserError(f"{output} must end in .onnx, .pt2 or .safetensors")
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {output.parent} to write {output.name} in")
+    check_output(output, MARK, paths, overwrite)
     if output.suffix == ".onnx":
         need("onnx", "onnxruntime", "onnxscript")
     network = load(*paths)
-    print(f"exporting to {output}", file=sys.stderr)
+    print(f"exporting to {printable(str(output))}", file=sys.stderr)
     if output.suffix == ".safetensors":
         replace_file(output, to_safetensors(network))
         return f"wrote {output}: the same weights"
@@ -181,7 +186,7 @@ def _run_pt2(contents: bytes) -> Run:
 
 def main(arguments: list[str]) -> None:
     """Run the command line."""
-    parser = make_parser("export", __doc__)
+    parser = make_parser("export", __doc__, writes=True)
     parser.add_argument("output", type=Path, help="a file that ends in .onnx, .pt2 or .safetensors")
     options = parser.parse_args(arguments)
-    print(export(options.ckpt_path, options.output))
+    print(printable(export(options.ckpt_path, options.output, options.overwrite)))

@@ -6,26 +6,29 @@
 
 A picture holds one digit; a folder stands for the pictures in it, `-` for one on standard input.
 `--output` writes all ten probabilities, `--show` what the network saw beside each picture: the
-first thing to look at where a digit is misread.
+first thing to look at if a digit is misread. Neither replaces a picture that it reads, nor, without
+`--overwrite`, any file that this package did not write.
 """
 
 import csv
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from tqdm import tqdm
 
 from mnist_lightning.checkpoint import load
 from mnist_lightning.commands.terminal import make_parser
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import replace_file
+from mnist_lightning.files import PNG, PNG_METADATA, check_output, is_ours, replace_file
 from mnist_lightning.reading.convention import to_mnist
 from mnist_lightning.reading.picture import MAX_PIXELS, flatten, open_picture
 from mnist_lightning.reading.reader import Reading, read_images
@@ -34,10 +37,15 @@ from mnist_lightning.text import percent, printable
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 MOST_BYTES = 4 * MAX_PIXELS  # of a picture on standard input, which may have no end
+COLUMNS = ["file", "digit", "probability", "second", "second_probability"]
+COLUMNS += [*(f"p{digit}" for digit in range(10)), "error"]
+# How a file of readings is known as ours.
+CSV = rb"\A" + ",".join(COLUMNS).encode() + rb"\n"
+JSON = rb'\A\[\n  \{\n    "file": "[^\n]*",\n    ("digit": \d,\n    "probability"|"error"): '
 
 # The contact sheet, in pixels; an image pixel is 6 of them.
 TILE, GAP, TEXT = 168, 16, 60
-COLUMNS = 3
+PICTURES_A_ROW = 3
 
 
 def read_files(
@@ -72,6 +80,8 @@ def read_files(
 def expand(names: list[str]) -> list[str]:
     """Put in place of each folder the pictures in it, sorted, and leave out what comes twice.
 
+    The pictures that this package drew, as contact sheets, are no pictures of digits.
+
     Raises:
         UserError: If a folder holds no picture.
         OSError: If it can't be listed.
@@ -81,7 +91,8 @@ def expand(names: list[str]) -> list[str]:
         if not Path(name).is_dir():
             files.append(name)
             continue
-        found = sorted(str(p) for p in Path(name).iterdir() if p.suffix.lower() in SUFFIXES)
+        pictures = (path for path in Path(name).iterdir() if path.suffix.lower() in SUFFIXES)
+        found = sorted(str(path) for path in pictures if not _is_drawn(path))
         if not found:
             raise UserError(f"{name}: no picture in this folder ends in {', '.join(SUFFIXES)}")
         files += found
@@ -101,23 +112,21 @@ def table(readings: dict[str, Reading]) -> str:
 def to_json(readings: dict[str, Reading], errors: dict[str, str]) -> bytes:
     """Return readings and errors as the contents of a JSON file: a list with one object a file."""
     rows = [{"file": printable(name), **reading.as_dict()} for name, reading in readings.items()]
-    rows += [{"file": printable(name), "error": error} for name, error in errors.items()]
-    return (json.dumps(rows, indent=2) + "\n").encode()
+    rows += [{"file": printable(name), "error": printable(e)} for name, e in errors.items()]
+    return (json.dumps(rows, indent=2, allow_nan=False) + "\n").encode()
 
 
 def to_csv(readings: dict[str, Reading], errors: dict[str, str]) -> bytes:
     """Return readings and errors as the contents of a CSV file, with columns p0 to p9."""
-    probabilities = [f"p{digit}" for digit in range(10)]
-    columns = ["file", "digit", "probability", "second", "second_probability", *probabilities]
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*columns, "error"], lineterminator="\n")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for name, reading in readings.items():
         row = reading.as_dict()
-        row.update(zip(probabilities, row.pop("probabilities"), strict=True))
-        writer.writerow({"file": printable(name), **row})
+        row.update((f"p{digit}", p) for digit, p in enumerate(row.pop("probabilities")))
+        writer.writerow({"file": _cell(name), **row})
     for name, error in errors.items():
-        writer.writerow({"file": printable(name), "error": error})
+        writer.writerow({"file": _cell(name), "error": _cell(error)})
     return text.getvalue().encode()
 
 
@@ -131,7 +140,7 @@ def contact_sheet(readings: dict[str, Reading], thumbnails: dict[str, Image.Imag
     Returns:
         An RGB picture.
     """
-    columns = min(COLUMNS, len(readings))
+    columns = min(PICTURES_A_ROW, len(readings))
     width, height = 2 * TILE + 3 * GAP, TILE + TEXT + 2 * GAP
     rows = -(-len(readings) // columns)
     sheet = Image.new("RGB", (columns * width + 2 * GAP, rows * height + 2 * GAP), "white")
@@ -171,27 +180,39 @@ def _standard_input() -> bytes:
     return contents
 
 
-def _check_output(path: Path | None, *suffixes: str) -> None:
-    if path is None:
-        return
-    if path.suffix not in suffixes:
-        raise UserError(f"{path} must end in {' or '.join(suffixes)}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} in")
+def _is_drawn(path: Path) -> bool:
+    try:
+        return path.is_file() and is_ours(path, PNG)
+    except OSError:  # it is said once the picture is read
+        return False
+
+
+def _cell(text: str) -> str:
+    """Return a text that no spreadsheet takes for a formula; `-` alone, standard input, stays."""
+    text = printable(text)
+    return f"'{text}" if re.match("[=+@]|-.", text) else text
 
 
 def main(arguments: list[str]) -> None:
     """Run the command line."""
-    parser = make_parser("read", __doc__)
+    parser = make_parser("read", __doc__, writes=True)
     parser.add_argument("--output", type=Path, help="a .csv or .json file to write readings to")
     parser.add_argument("--show", type=Path, help="a .png file to draw what the network saw in")
     parser.add_argument(
         "pictures", nargs="+", help="picture files, folders of them, or - for standard input"
     )
     options = parser.parse_args(arguments)
-    _check_output(options.output, ".csv", ".json")
-    _check_output(options.show, ".png")
+    marks = {".csv": CSV, ".json": JSON}
+    if options.output and options.output.suffix not in marks:
+        raise UserError(f"{options.output} must end in {' or '.join(marks)}")
+    if options.show and options.show.suffix != ".png":
+        raise UserError(f"{options.show} must end in .png")
     names = expand(options.pictures)
+    inputs = [*names, *options.ckpt_path]
+    if options.output:
+        check_output(options.output, marks[options.output.suffix], inputs, options.overwrite)
+    if options.show:
+        check_output(options.show, PNG, inputs, options.overwrite)
     network = load(*options.ckpt_path)
     readings, errors, thumbnails = read_files(names, network)
 
@@ -201,8 +222,10 @@ def main(arguments: list[str]) -> None:
             write = to_csv if options.output.suffix == ".csv" else to_json
             replace_file(options.output, write(readings, errors))
         if options.show and readings:
-            png = io.BytesIO()
-            contact_sheet(readings, thumbnails).save(png, "PNG")
+            png, mark = io.BytesIO(), PngInfo()
+            for key, value in PNG_METADATA.items():
+                mark.add_text(key, value)
+            contact_sheet(readings, thumbnails).save(png, "PNG", pnginfo=mark)
             replace_file(options.show, png.getvalue())
     except OSError as error:
         code = f"error: {error}"
@@ -216,5 +239,5 @@ def main(arguments: list[str]) -> None:
         if not isinstance(error, BrokenPipeError):  # `| head` has seen enough
             code = f"error: standard output: {error.strerror}"
     for name, reason in errors.items():
-        print(f"error: {printable(name)}: {reason}", file=sys.stderr)
+        print(f"error: {printable(f'{name}: {reason}')}", file=sys.stderr)
     sys.exit(code)

@@ -6,14 +6,15 @@
 
 It measures on the 10,000 test images of the dataset that the checkpoint was trained on, MNIST for a
 safetensors file, and writes each figure as PNG and `report.html`, which holds them all and needs
-nothing else. The training curves come from the checkpoint's run folder.
+nothing else. The training curves come from the checkpoint's run folder. Files of these names that
+no report wrote are replaced only with `--overwrite`.
 """
 
-import os
 from base64 import b64encode
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,17 +28,22 @@ from mnist_lightning.commands.terminal import make_parser
 from mnist_lightning.data import datasets
 from mnist_lightning.data.augment import preview
 from mnist_lightning.figures.measures import layer_output, wilson_interval
-from mnist_lightning.files import replace_file
+from mnist_lightning.files import PNG, check_folder, check_output, is_ours, replace_file
 from mnist_lightning.network import ConvNet, Ensemble, members, to_pixels
 from mnist_lightning.runs import Curves, read_curves, run_folder
+from mnist_lightning.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+PAGE = Path(__file__).with_name("report.html")  # a template
+MARK = rb'<meta name="generator" content="mnist_lightning">'
 
 NARROW = ("confusion_matrix", "reliability")
 ERRORS = ("class_accuracy", "mistakes", "attribution")
 LEARNED = ("filters", "feature_maps", "layers")
 TRAINING = ("curves", "augmentation")
+FIGURES = NARROW + ERRORS + LEARNED + TRAINING
 DPI = 160
 
 Drawings = dict[str, Callable[[], "Figure"]]
@@ -45,16 +51,20 @@ Drawings = dict[str, Callable[[], "Figure"]]
 
 def main(arguments: list[str]) -> None:
     """Run the command line."""
-    parser = make_parser("report", __doc__)
+    parser = make_parser("report", __doc__, writes=True)
     parser.add_argument("--output_dir", type=Path, default=Path("report"), help="report")
     parser.add_argument("--layer", help="whose feature maps to show; left out, the first ReLU's")
     parser.add_argument("--data_root", type=Path, default="data", help="folder of the images: data")
     options = parser.parse_args(arguments)
+    outputs = {options.output_dir / f"{name}.png": PNG for name in FIGURES}
+    outputs[options.output_dir / "report.html"] = MARK
+    check_folder(options.output_dir)
+    for path, mark in outputs.items() if options.output_dir.exists() else ():
+        check_output(path, mark, options.ckpt_path, options.overwrite)
     _make(options.ckpt_path, options.output_dir, options.layer, options.data_root)
 
 
 def _make(paths: list[str], output_dir: Path, layer: str | None, root: Path) -> None:
-    _check_folder(output_dir)
     network = load(*paths)
     # Of several checkpoints none is the run whose settings and curves are shown.
     is_run = len(paths) == 1 and not paths[0].endswith(".safetensors")
@@ -83,27 +93,14 @@ def _make(paths: list[str], output_dir: Path, layer: str | None, root: Path) -> 
 
     output_dir.mkdir(parents=True, exist_ok=True)
     page_path = output_dir / "report.html"
-    is_ours = page_path.exists()  # another folder's pictures are a user's own
-    for name in NARROW + ERRORS + LEARNED + TRAINING:
+    for name in FIGURES:
         path = output_dir / f"{name}.png"
         if name in drawn:
             replace_file(path, drawn[name][0])
-        elif is_ours:
-            path.unlink(missing_ok=True)  # an earlier report's, of another network
+        elif path.is_file() and is_ours(path, PNG):
+            path.unlink()  # an earlier report's, of another network
     replace_file(page_path, page.encode())
-    print(f"wrote {page_path} and {len(drawn)} figures beside it")
-
-
-# -- what goes in
-
-
-def _check_folder(folder: Path) -> None:
-    """Find out before the work, not after it, that the output can't be written."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise NotADirectoryError(f"output_dir {folder}: {there} is a file")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise PermissionError(f"output_dir {folder}: {there} can't be written")
+    print(printable(f"wrote {page_path} and {len(drawn)} figures beside it"))
 
 
 # -- what is drawn
@@ -206,35 +203,23 @@ def _page(
     missing = "" if run else "There is no single run, so there are no curves and no warps to show."
     if run and "curves" not in drawn:
         missing = "There are no curves: the checkpoint is in no run's folder with event files."
-    steps = f", after {run['global_step']:,} training steps" if run else ""
 
     def show(*names: str) -> str:
         return "".join(_figure(name, *drawn[name]) for name in names if name in drawn)
 
-    return f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{num_images - hits:,} of {num_images:,} {dataset} images misread</title>
-<style>{CSS}</style>
-<main>
-<header>
-<h1>{num_images - hits:,} of {num_images:,} images misread</h1>
-<p>Measured on the {num_images:,} test images of {escape(dataset)}. The network is
-<code>{escape(source)}</code>{steps}.</p>
-</header>
-<dl>{tiles}</dl>
-<h2>Where it errs, and how sure it is</h2>
-<section>{show(*NARROW, *ERRORS)}</section>
-<h2>What it learned</h2>
-<section>{show(*LEARNED)}</section>
-<h2>How it learned</h2>
-<p>{missing}</p>
-<section>{show(*TRAINING)}</section>
-<table><caption>Settings</caption>{rows}</table>
-</main>
-</html>
-"""
+    return Template(PAGE.read_text()).substitute(
+        errors=f"{num_images - hits:,}",
+        images=f"{num_images:,}",
+        dataset=escape(dataset),
+        source=escape(printable(source)),
+        steps=f", after {run['global_step']:,} training steps" if run else "",
+        tiles=tiles,
+        errs=show(*NARROW, *ERRORS),
+        learned=show(*LEARNED),
+        missing=missing,
+        training=show(*TRAINING),
+        settings=rows,
+    )
 
 
 def _figure(name: str, png: bytes, title: str) -> str:
@@ -253,39 +238,3 @@ def _value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return "not given" if value is None else str(value)
-
-
-CSS = """
-:root { color-scheme: light dark; --page: #f1f1ee; --card: #fcfcfa; --ink: #222; --soft: #666;
-  --line: #ddddd8 }
-@media (prefers-color-scheme: dark) {
-  :root { --page: #161618; --card: #212124; --ink: #ececea; --soft: #a4a4a4; --line: #38383c } }
-* { box-sizing: border-box; margin: 0 }
-body { background: var(--page); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif }
-main { max-width: 1156px; margin: auto; padding: 2.5rem 1rem 4rem }
-h1 { font-size: clamp(1.6rem, 5vw, 2.4rem); line-height: 1.15; letter-spacing: -.02em }
-h2 { font-size: 1.25rem; margin: 3rem 0 1rem }
-header p { color: var(--soft); margin-top: .6rem }
-code { overflow-wrap: anywhere; color: var(--ink) }
-dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 1rem;
-  margin-top: 2rem }
-dl div { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
-  padding: .9rem 1.1rem }
-dt, dl p, figcaption, caption { color: var(--soft); font-size: .875rem }
-dd { font-size: 1.7rem; font-weight: 600; line-height: 1.3; font-variant-numeric: tabular-nums }
-section { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1.5rem 1rem;
-  align-items: start }
-figure.wide { grid-column: 1 / -1 }
-figure div { overflow-x: auto; border-radius: 10px; border: 1px solid var(--line) }
-img { display: block; width: 100%; height: auto; background: #fcfcfa }
-.wide img { min-width: 720px }
-.narrow img { min-width: 538px }
-figcaption { margin: .5rem .2rem 0; max-width: 75ch }
-table { margin-top: 2rem; border-collapse: collapse; min-width: min(100%, 26rem) }
-caption { text-align: left; padding-bottom: .4rem }
-th, td { text-align: left; padding: .35rem .5rem .35rem 0; border-top: 1px solid var(--line);
-  font-size: .9rem }
-th { font-weight: normal; color: var(--soft); padding-right: 2rem }
-@media (max-width: 1100px) { section { grid-template-columns: minmax(0, 1fr) }
-  figure { max-width: 760px } .narrow { max-width: 600px } }
-"""

@@ -4,18 +4,29 @@ import argparse
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 from mnist_lightning.errors import UserError
+from mnist_lightning.text import printable
 
 
-def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong without what a terminal would obey: a shell may put any name for a `*`."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and what is wrong, and exit with 2."""
+        super().error(printable(message))
+
+
+def make_parser(name: str, description: str | None, writes: bool = False) -> Parser:
     """Return the parser of a command that uses a network, with `--ckpt_path`.
 
     Args:
         name: The command's.
         description: Its module's docstring; the first line is shown.
+        writes: Whether it writes files, and so has `--overwrite`.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"python -m mnist_lightning {name}",
         description=(description or "").partition("\n")[0],
         allow_abbrev=False,
@@ -26,6 +37,12 @@ def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
         default=[],
         help="a checkpoint, given again for an ensemble; left out, the network that is shipped",
     )
+    if writes:
+        parser.add_argument(
+            "--overwrite",
+            action="store_true",
+            help="replace files that mnist_lightning did not write",
+        )
     return parser
 
 

@@ -10,6 +10,7 @@ from mnist_lightning.errors import UserError
 from mnist_lightning.files import replace_file
 
 HEADER = ",".join(["set", "image", "digit", *(f"p{digit}" for digit in range(10))])
+MARK = rb"\A" + HEADER.encode()
 
 
 def write_predictions(path: Path, set_: str, indices: np.ndarray, probabilities: Tensor) -> None:

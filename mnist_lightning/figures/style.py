@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from mnist_lightning.files import PNG_METADATA
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -151,5 +153,5 @@ def to_array(figure: "Figure") -> np.ndarray:
 def to_png(figure: "Figure", dpi: int = 160) -> bytes:
     """Return a PNG file's contents, a figure drawn."""
     contents = io.BytesIO()
-    figure.savefig(contents, format="png", dpi=dpi)
+    figure.savefig(contents, format="png", dpi=dpi, metadata=PNG_METADATA)
     return contents.getvalue()

@@ -88,9 +88,15 @@ def read_images(images: Tensor, network: Callable[[Tensor], Tensor]) -> list[Rea
 
     Returns:
         N readings.
+
+    Raises:
+        UserError: If the network's answer is not finite.
     """
     readings = []
     for part in images.split(500):
-        for image, row in zip(part, network(part[:, None] / 255).softmax(dim=1), strict=True):
+        probabilities = network(part[:, None] / 255).softmax(dim=1)
+        if not probabilities.isfinite().all():
+            raise UserError("the network's answer is not a number: its weights are not good")
+        for image, row in zip(part, probabilities, strict=True):
             readings.append(Reading(int(row.argmax()), tuple(row.tolist()), image))
     return readings

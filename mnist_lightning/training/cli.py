@@ -28,6 +28,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.errors import UserError
+from mnist_lightning.text import printable
 from mnist_lightning.training import tensorboard
 from mnist_lightning.training.classifier import MNISTClassifier
 from mnist_lightning.training.resume import use_checkpoint
@@ -77,7 +78,7 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong, and exit with 2."""
-        self.exit(2, f"error: {' '.join(message.split())}\n")
+        self.exit(2, f"error: {printable(' '.join(message.split()))}\n")
         raise AssertionError
 
 

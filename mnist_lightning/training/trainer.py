@@ -1,8 +1,8 @@
 """Trainer: Lightning's, with safe checkpoints, signals and predictions in a file."""
 
-import os
 import warnings
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from mnist_lightning.data.predictions import write_predictions
+from mnist_lightning.data.predictions import MARK, write_predictions
 from mnist_lightning.errors import UserError
+from mnist_lightning.files import check_output
+from mnist_lightning.text import printable
 from mnist_lightning.training.saving import SaveOnSignal, VerifiedCheckpointIO, checkpoints
 from mnist_lightning.training.speed import Throughput
 
@@ -77,29 +79,34 @@ class Trainer(pl.Trainer):
                 "use 32-true, 16-mixed or bf16-mixed"
             )
 
-    def predict(self, *arguments: Any, output: str | Path | None = None, **settings: Any) -> Any:
+    def predict(
+        self,
+        *arguments: Any,
+        output: str | Path | None = None,
+        overwrite: bool = False,
+        **settings: Any,
+    ) -> Any:
         """Predict as Lightning does, and write each image's probabilities to a CSV file.
 
         Args:
             arguments: Those of Lightning's `predict`.
             output: The CSV file, which has a line for each image, from all processes; None to
                 return what Lightning returns. The data must be an `MNISTDataModule`'s.
+            overwrite: Whether to replace a file that `predict` did not write.
             settings: Those of Lightning's `predict`.
 
         Raises:
-            OSError: If the output's folder does not exist or can't be written, or the output is a
-                folder; it is found out before the work, not after it.
-            UserError: If there is no image.
+            OSError: If the output can't be written.
+            UserError: If the output can't be written or is a user's own file, which is found out
+                before the work, or there is no image.
         """
         if output is None:
             return super().predict(*arguments, **settings)
         output = Path(output)
-        if not output.parent.is_dir():
-            raise FileNotFoundError(f"output: there is no folder {output.parent}")
-        if output.is_dir():
-            raise IsADirectoryError(f"output: {output} is a folder: name a file in it")
-        if not os.access(output.parent, os.W_OK | os.X_OK):
-            raise PermissionError(f"output: {output.parent} can't be written")
+        given = signature(pl.Trainer.predict).bind(self, *arguments, **settings).arguments
+        data = given.get("datamodule") or given.get("dataloaders")
+        inputs = filter(None, [given.get("ckpt_path"), getattr(data, "pseudo_labels", None)])
+        check_output(output, MARK, inputs, overwrite, flag="--overwrite true")
         batches = super().predict(*arguments, **settings)
         if not batches:
             raise UserError("nothing to predict: trainer.limit_predict_batches leaves no batch")
@@ -116,5 +123,5 @@ class Trainer(pl.Trainer):
                 : len(probabilities)
             ]  # limit_predict_batches leaves some
             write_predictions(output, data.predict_images, indices, probabilities)
-            print(f"wrote {output}: {len(probabilities):,} images")
+            print(f"wrote {printable(str(output))}: {len(probabilities):,} images")
         return batches

@@ -165,8 +165,9 @@ async function get(path, options) {
 // ---- Showing the answer ----
 
 const count = (number) => number.toLocaleString("en");
-// No network is sure: what rounds to 100 is said to be more than 99.9.
-const percent = (share) => (share < 0.9995 ? `${(100 * share).toFixed(1)}%` : ">99.9%");
+// As text.py writes it: no answer looks certain, and nothing possible impossible.
+const percent = (share) =>
+  share > 0.999 ? ">99.9%" : share < 0.001 ? "<0.1%" : `${(100 * share).toFixed(1)}%`;
 const bytes = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 
 // A colour for each byte, as one number for all four channels: plain grey; and for feature maps from
