@@ -207,8 +207,10 @@ def keras_port(case: Case) -> float:
         zoom_range=0.08,
     )
     data = training_data(case)
-    images = data.images[: case.images].unsqueeze(3).float().div(255).numpy()
-    batches = generator.flow(images, data.labels[: case.images].numpy(), batch_size=case.batch)
+    images = data.train_images[: case.images].unsqueeze(3).float().div(255).numpy()
+    batches = generator.flow(
+        images, data.train_labels[: case.images].numpy(), batch_size=case.batch
+    )
     network.fit(batches, verbose=0)
     started = time.perf_counter()
     network.fit(batches, verbose=0)
@@ -464,7 +466,7 @@ def parts(case: Case, turns: int) -> Rows:
 def predict(case: Case, turns: int) -> Rows:
     """Time the network in eval mode: batches for their rate, single images for their latency."""
     keep_freed_memory()
-    pixels = to_pixels(training_data(case).images[:2000])
+    pixels = to_pixels(training_data(case).train_images[:2000])
     network = case.network().to(memory_format=torch.channels_last).eval()
     engines: dict[str, Callable[[Tensor], Any]] = {"torch": torch.inference_mode()(network)}
     if find_spec("onnxruntime") and find_spec("onnxscript"):

@@ -34,7 +34,7 @@ from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.figures.measures import layer_output
 from mnist_lightning.figures.style import BLUE, GREY, INK, PAD, PALE, VERMILION, house_style
 from mnist_lightning.files import replace_file
-from mnist_lightning.network import members, to_pixels
+from mnist_lightning.network import networks_of, to_pixels
 from mnist_lightning.text import percent
 from mnist_lightning.training.classifier import MNISTClassifier
 
@@ -69,18 +69,18 @@ def main() -> None:
     options = parser.parse_args()
     try:
         network = load(*[options.ckpt_path] if options.ckpt_path else [])
-        member = members(network)[0]  # of an ensemble the first; else the network itself
+        member = networks_of(network)[0]  # of an ensemble the first; else the network itself
         data = MNISTDataModule()
         data.prepare_data()
         data.setup("fit")
-        pixels = to_pixels(data.images[[DIGIT]])
+        pixels = to_pixels(data.train_images[[DIGIT]])
         drawings: dict[str, Callable[[], Figure]] = {
-            "image": lambda: image(data.images[DIGIT]),
+            "image": lambda: image(data.train_images[DIGIT]),
             "convolution": lambda: convolution(member, pixels),
             "relu": lambda: relu(member, pixels),
             "pooling": lambda: pooling(member, pixels),
             "softmax": lambda: softmax(
-                network, to_pixels(data.images[[UNSURE]]), int(data.labels[UNSURE])
+                network, to_pixels(data.train_images[[UNSURE]]), int(data.train_labels[UNSURE])
             ),
             "one_cycle": lambda: one_cycle(EPOCHS, len(data.train_dataloader())),
             "augmentation": lambda: augmentation(data, pixels),
@@ -446,12 +446,12 @@ def mistakes(network: nn.Module) -> Figure:
     """Show the test images that the network misreads, those of which it was surest."""
     data = MNISTDataModule()
     data.setup("test")
-    pixels = to_pixels(data.images)
+    pixels = to_pixels(data.test_images)
     with torch.no_grad():
         logits = torch.cat([network(part) for part in pixels.split(500)])
     probabilities = logits.softmax(dim=1)
     confidence, predicted = probabilities.max(dim=1)
-    wrong = predicted != data.labels
+    wrong = predicted != data.test_labels
     print(f"  {int(wrong.sum())} of {len(wrong):,} test images are misread")
     for low, high in ((0.99, 1), (0.9, 0.99), (0.5, 0.9), (0, 0.5)):
         here = (confidence > low) & (confidence <= high)
@@ -459,7 +459,7 @@ def mistakes(network: nn.Module) -> Figure:
             f"  surer than {low}, to {high}: {int(here.sum()):,} images, "
             f"{int(wrong[here].sum())} of them wrong"
         )
-    return figures.mistakes(pixels, data.labels, probabilities, num=18)
+    return figures.mistakes(pixels, data.test_labels, probabilities, num=18)
 
 
 # -- parts of pictures
