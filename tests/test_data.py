@@ -12,6 +12,7 @@ import pytest
 import torch
 from torchvision import datasets
 
+from mnist_lightning.data.augment import affine_table
 from mnist_lightning.data.batches import Batches, stratified_sample
 from mnist_lightning.data.datasets import ARCHIVES
 from mnist_lightning.data.module import MNISTDataModule
@@ -212,6 +213,17 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     assert first == order(toy(batch_size=50)) == order(toy())
     assert first != order(toy(shuffle_seed=6))
     assert first != order(toy(progress=lambda: (1, 0)))
+
+
+def test_each_range_reaches_the_matrix_of_each_image(root: str) -> None:
+    ranges = {"rotation": 1.0, "shift": 0.02, "shear": 0.03, "zoom": 0.04}
+    data = fit_data(root, train_size=100, **ranges)
+    ((images, _, matrices),) = data.train_dataloader()
+    seed = data.seed, 0
+    order = np.random.default_rng((*seed, 0)).permutation(data.train_indices)
+    assert torch.equal(images, data.train_images[torch.from_numpy(order)])
+    table = affine_table(60_000, np.random.default_rng((*seed, 1)), **ranges)
+    assert torch.equal(matrices, table[torch.from_numpy(order)])
 
 
 def test_every_epoch_has_warps_of_its_own() -> None:

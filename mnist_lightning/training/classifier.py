@@ -31,7 +31,8 @@ class MNISTClassifier(pl.LightningModule):
     bins).
 
     Dropout's random numbers are a function of (seed, step, rank), so a resumed run draws what it
-    would have drawn; `run_seed` says which seed. Torch's own generator is left as it was.
+    would have drawn; `run_seed` says which seed. Torch's own generator for the CPU is left as it
+    was.
 
     Args:
         members: Number of independent networks; several make an ensemble, trained at once, each
@@ -176,6 +177,7 @@ class MNISTClassifier(pl.LightningModule):
         )
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
+    @torch.compiler.disable  # a compiler would begin anew with each step's number
     def _seed_dropout(self) -> None:
         """Seed torch's generators for this step and rank."""
         step = self.trainer.fit_loop.total_batch_idx  # counts batches if gradients accumulate too
