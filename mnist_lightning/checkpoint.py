@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mnist_lightning.errors import UserError
-from mnist_lightning.network import ConvNet, Ensemble, members
+from mnist_lightning.network import ConvNet, Ensemble, networks_of
 
 # Goes up when a checkpoint's contents change so that older code can't read them.
 CHECKPOINT_FORMAT = 1
@@ -131,7 +131,7 @@ def to_safetensors(network: ConvNet | Ensemble) -> bytes:
     weights = {name: weight.contiguous() for name, weight in network.state_dict().items()}
     metadata = {
         "mnist_lightning_format": str(CHECKPOINT_FORMAT),
-        "members": json.dumps([member.settings for member in members(network)]),
+        "members": json.dumps([member.settings for member in networks_of(network)]),
         "sha256": _digest(weights),
     }
     metadata["settings_sha256"] = _digest_of_settings(metadata)

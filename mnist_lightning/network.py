@@ -3,6 +3,8 @@
 import math
 from collections import OrderedDict
 from collections.abc import Iterable
+from inspect import signature
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +27,8 @@ class ConvNet(nn.Sequential):
     A layer before a batch norm has no bias: the norm would subtract it again, at the cost of one
     more pass over memory.
 
+    A slice of it, `network[:6]`, is a plain `nn.Sequential` of those layers, which it shares.
+
     Args:
         channels: Output channels of the convolutions in each block.
         hidden: Units of the hidden dense layer.
@@ -38,7 +42,7 @@ class ConvNet(nn.Sequential):
             its shifts by one pixel to all four sides, at five times the cost.
 
     Attributes:
-        settings: The arguments, as a file with weights keeps them.
+        settings: The arguments by name, as a file with weights keeps them.
 
     Raises:
         UserError: If a size is below 1, there are no blocks or too many for the image, or
@@ -56,8 +60,11 @@ class ConvNet(nn.Sequential):
         padding: int = 0,
         views: bool = False,
     ) -> None:
+        channels = tuple(channels)  # files and users give lists too
+        arguments = dict(locals())
+        settings = {name: arguments[name] for name in signature(ConvNet).parameters}
         sizes = {"hidden": hidden, "convolutions": convolutions, "kernel_size": kernel_size}
-        for name, value in (*sizes.items(), *(("channels", each) for each in channels)):
+        for name, value in (*sizes.items(), *(("channels", size) for size in channels)):
             if value < 1:
                 raise UserError(f"{name} {value} must be 1 or more")
         if not 0 <= padding < kernel_size:
@@ -98,16 +105,7 @@ class ConvNet(nn.Sequential):
         layers["dropout"] = nn.Dropout(dropout)
         layers["dense2"] = nn.Linear(hidden, 10)
         super().__init__(layers)
-        self.settings = {
-            "channels": list(channels),
-            "hidden": hidden,
-            "dropout": dropout,
-            "batch_norm": batch_norm,
-            "convolutions": convolutions,
-            "kernel_size": kernel_size,
-            "padding": padding,
-            "views": views,
-        }
+        self.settings = settings
         self.views = views
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -117,6 +115,10 @@ class ConvNet(nn.Sequential):
         shifted = [F.pad(pixels, (right, -right, down, -down)) for right, down in VIEWS]
         return _mean_answer([super(ConvNet, self).forward(view) for view in shifted])
 
+    def __getitem__(self, index: int | slice) -> Any:
+        """Return a layer, or for a slice a plain `nn.Sequential` of layers."""
+        return nn.Sequential(OrderedDict(self.named_children()))[index]
+
 
 class Ensemble(nn.Module):
     """Independent networks whose answer is the mean of their probabilities.
@@ -124,13 +126,16 @@ class Ensemble(nn.Module):
     Args:
         networks: Its members; those of an ensemble among them count one by one.
 
+    Attributes:
+        members: The networks, one by one.
+
     Raises:
         UserError: If there are none.
     """
 
     def __init__(self, networks: "Iterable[ConvNet | Ensemble]") -> None:
         super().__init__()
-        self.members = nn.ModuleList(member for each in networks for member in members(each))
+        self.members = nn.ModuleList(one for network in networks for one in networks_of(network))
         if not len(self.members):
             raise UserError("an ensemble needs at least one network")
 
@@ -164,8 +169,8 @@ def to_pixels(images: Tensor) -> Tensor:
     return images.unsqueeze(1).float().div_(255)
 
 
-def members(network: "ConvNet | Ensemble") -> list[ConvNet]:
-    """Return an ensemble's members, or a single network as the only one."""
+def networks_of(network: "ConvNet | Ensemble") -> list[ConvNet]:
+    """Return an ensemble's networks, or a single network as the only one."""
     return list(network.members) if isinstance(network, Ensemble) else [network]  # type: ignore[arg-type]
 
 

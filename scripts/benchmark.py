@@ -167,7 +167,7 @@ def parts(case: Case, turns: int) -> Rows:
 def predict(case: Case, turns: int) -> Rows:
     """Time the network in eval mode: batches for their rate, single images for their latency."""
     keep_freed_memory()
-    pixels = to_pixels(case.data().images[:2000])
+    pixels = to_pixels(case.data().train_images[:2000])
     network = case.network().to(memory_format=torch.channels_last).eval()
     engines: dict[str, Callable[[Tensor], Any]] = {"torch": torch.inference_mode()(network)}
     if find_spec("onnxruntime") and find_spec("onnxscript"):

@@ -43,7 +43,7 @@ from mnist_lightning.figures.style import (
     new_figure,
 )
 from mnist_lightning.files import replace_file
-from mnist_lightning.network import members, to_pixels
+from mnist_lightning.network import networks_of, to_pixels
 from mnist_lightning.runs import read_curves
 from mnist_lightning.training.classifier import MNISTClassifier
 
@@ -71,18 +71,18 @@ def main() -> None:
     options = parser.parse_args()
     try:
         network = load(*[options.ckpt_path] if options.ckpt_path else [])
-        member = members(network)[0]  # of an ensemble the first; else the network itself
+        member = networks_of(network)[0]  # of an ensemble the first; else the network itself
         data = MNISTDataModule()
         data.prepare_data()
         data.setup("fit")
-        pixels = to_pixels(data.images[[DIGIT]])
+        pixels = to_pixels(data.train_images[[DIGIT]])
         drawings: dict[str, Callable[[], Figure]] = {
-            "image": lambda: image(data.images[DIGIT]),
+            "image": lambda: image(data.train_images[DIGIT]),
             "convolution": lambda: convolution(member, pixels),
             "relu": lambda: relu(member, pixels),
             "pooling": lambda: pooling(member, pixels),
             "softmax": lambda: softmax(
-                network, to_pixels(data.images[[UNSURE]]), int(data.labels[UNSURE])
+                network, to_pixels(data.train_images[[UNSURE]]), int(data.train_labels[UNSURE])
             ),
             "one_cycle": lambda: one_cycle(EPOCHS, len(data.train_dataloader())),
             "augmentation": lambda: augmentation(data, pixels),

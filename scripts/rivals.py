@@ -197,8 +197,10 @@ def keras_port(case: Case) -> float:
         zoom_range=0.08,
     )
     data = case.data()
-    images = data.images[: case.images].unsqueeze(3).float().div(255).numpy()
-    batches = generator.flow(images, data.labels[: case.images].numpy(), batch_size=case.batch)
+    images = data.train_images[: case.images].unsqueeze(3).float().div(255).numpy()
+    batches = generator.flow(
+        images, data.train_labels[: case.images].numpy(), batch_size=case.batch
+    )
     network.fit(batches, verbose=0)
     started = time.perf_counter()
     network.fit(batches, verbose=0)

@@ -18,7 +18,7 @@ NOTHING = {"rotation": 0.0, "shift": 0.0, "shear": 0.0, "zoom": 0.0}
 def pixels(root: str) -> torch.Tensor:
     data = MNISTDataModule(root)
     data.setup("test")
-    return to_pixels(data.images[:64])
+    return to_pixels(data.test_images[:64])
 
 
 def by_torchvision(pixels: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor | None:

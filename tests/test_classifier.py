@@ -1,17 +1,23 @@
 import csv
 from contextlib import nullcontext
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import call
 from lightning.pytorch.loggers import CSVLogger
 
 from mnist_lightning.data.module import MNISTDataModule
+from mnist_lightning.errors import UserError
+from mnist_lightning.network import ConvNet
 from mnist_lightning.training.classifier import MNISTClassifier
 from mnist_lightning.training.speed import Throughput
+from mnist_lightning.training.trainer import Trainer
 
 
 def small(**arguments: object) -> MNISTClassifier:
@@ -27,12 +33,10 @@ def trainer(**arguments: object) -> pl.Trainer:
 class Watch(pl.Callback):
     def __init__(self) -> None:
         self.rates: list[float] = []
-        self.dropped: list[int] = []
         self.losses: list[float] = []
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
-        self.dropped.append(int(torch.rand(1) * 2**24))
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
         self.losses.append(outputs["loss"].item())
@@ -76,11 +80,13 @@ def test_metrics_count_every_image_once_whatever_the_batches(root: str) -> None:
 
     data.setup("test")
     with torch.no_grad():
-        logits = classifier(data.images.unsqueeze(1) / 255)
-    hits = logits.argmax(1) == data.labels
+        logits = classifier(data.test_images.unsqueeze(1) / 255)
+    hits = logits.argmax(1) == data.test_labels
     assert logged["test/errors"] == (~hits).sum()
     assert logged["test/accuracy"] == pytest.approx(hits.double().mean().item(), abs=1e-7)
-    assert logged["test/loss"] == pytest.approx(F.cross_entropy(logits, data.labels).item(), 1e-5)
+    assert logged["test/loss"] == pytest.approx(
+        F.cross_entropy(logits, data.test_labels).item(), 1e-5
+    )
     # Expected calibration error: confidence against accuracy in 15 bins, weighted by their size.
     confidence = logits.softmax(1).amax(1)
     error = sum(
@@ -93,25 +99,122 @@ def test_metrics_count_every_image_once_whatever_the_batches(root: str) -> None:
     assert logged["test/calibration_error"] == pytest.approx(float(error), abs=1e-4)
 
 
+def test_the_loss_is_the_mean_over_images_not_over_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    classifier, pixels, labels = small(), torch.rand(20, 1, 28, 28), torch.arange(20) % 10
+    monkeypatch.setattr(classifier, "log", lambda *_, **__: None)
+    with torch.no_grad():
+        for part in (slice(1), slice(1, None)):
+            classifier.eval().test_step((pixels[part], labels[part]), 0)
+        loss = F.cross_entropy(classifier(pixels), labels)
+    torch.testing.assert_close(classifier.losses["test"].compute(), loss)  # type: ignore[operator]
+
+
 def test_predict_gives_probabilities_in_the_order_of_the_images(root: str) -> None:
     classifier, data = small(), MNISTDataModule(root)
     probabilities = torch.cat(trainer().predict(classifier, data))  # type: ignore[arg-type]
     torch.testing.assert_close(probabilities.sum(1), torch.ones(10_000))
     with torch.no_grad():
-        logits = classifier.eval()(data.images[5000:5010].unsqueeze(1) / 255)
+        logits = classifier.eval()(data.test_images[5000:5010].unsqueeze(1) / 255)
     torch.testing.assert_close(probabilities[5000:5010], logits.softmax(1))
 
 
+def test_predict_writes_each_steps_images_in_the_order_of_the_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = torch.eye(10)[:6].reshape(3, 2, 1, 10)  # of steps and ranks
+    gather = lambda shares, own: shares.__setitem__(slice(None), [own, list(rows[:, 1])])  # noqa: E731
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    monkeypatch.setattr(pl.Trainer, "predict", lambda self: list(rows[:, 0]))
+    monkeypatch.setattr(Trainer, "world_size", 2)
+    run = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    data = SimpleNamespace(predict_indices=torch.arange(6), predict_images="MNIST/test")
+    run.datamodule = data  # type: ignore[attr-defined]
+    run.predict(output=tmp_path / "p.csv")
+    lines = (tmp_path / "p.csv").read_text().split()[1:]
+    assert [line.split(",")[1:3] for line in lines] == [[str(i)] * 2 for i in range(6)]
+
+
 def test_a_seed_gives_one_run_to_the_bit_and_another_seed_another(root: str) -> None:
-    def losses(seed: int) -> tuple[list[float], list[int]]:
+    def losses(seed: int) -> list[float]:
         watch, data = Watch(), MNISTDataModule(root, train_size=512, val_size=100)
         pl.seed_everything(seed, verbose=False)
         trainer(max_epochs=2, callbacks=[watch]).fit(small(), data)
-        return watch.losses, watch.dropped
+        return watch.losses
 
     first, again, other = losses(3), losses(3), losses(4)
-    assert first == again and first[0] != other[0]
-    assert len(set(first[1])) == 8  # no step repeats another's random numbers
+    assert len(first) == 8 and first == again and not set(first) & set(other)
+
+
+def step_loss(seed: int, step: int, rank: int) -> float:
+    """Return the loss of one fixed network and batch with the dropout of a step."""
+    torch.manual_seed(0)
+    classifier = MNISTClassifier(channels=(2, 2), hidden=64, dropout=0.5)
+    batch = torch.rand(8, 1, 28, 28), torch.arange(8)
+    classifier.seed = seed
+    loops = SimpleNamespace(total_batch_idx=step)
+    stand_in = SimpleNamespace(fit_loop=loops, global_rank=rank, global_step=0, log_every_n_steps=0)
+    classifier._trainer = stand_in  # type: ignore[assignment]
+    before = torch.get_rng_state()
+    loss = classifier.train().training_step(batch, 0)
+    assert torch.equal(torch.get_rng_state(), before)
+    return loss.item()
+
+
+def test_dropout_is_a_function_of_seed_step_and_rank_and_leaves_torchs_generator_alone() -> None:
+    losses = [step_loss(*where) for where in [(1, 0, 0), (2, 0, 0), (1, 1, 0), (1, 0, 1)]]
+    assert len(set(losses)) == 4
+    assert step_loss(1, 0, 1) == losses[3]
+
+
+@pytest.mark.parametrize("seeded", [True, False])
+def test_a_fit_in_the_same_process_resumes_another(seeded: bool, root: str, tmp_path: Path) -> None:
+    def fit(epochs: int, **start: object) -> dict[str, torch.Tensor]:
+        classifier, data = small(schedule="constant"), MNISTDataModule(root, train_size=256)
+        run = trainer(max_epochs=epochs, limit_val_batches=0)
+        run.fit(classifier, data, **start)
+        run.save_checkpoint(tmp_path / "last.ckpt")
+        return classifier.state_dict()
+
+    pl.seed_everything(1, verbose=False) if seeded else torch.seed()
+    state = torch.get_rng_state()
+    whole = fit(2)
+    torch.set_rng_state(state)  # for the same initial weights
+    fit(1)
+    resumed = fit(2, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert all(torch.equal(weight, whole[name]) for name, weight in resumed.items())
+    with pytest.raises(UserError, match=r"this one 2: .* or in Python with seed_everything\("):
+        pl.seed_everything(2, verbose=False)
+        fit(2, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+
+
+def test_every_setting_is_saved_by_name_and_an_unknown_one_named() -> None:
+    saved = MNISTClassifier(channels=[8, 16], views=True, members=2).hparams  # type: ignore[arg-type]
+    names = {*signature(ConvNet).parameters, "members", "learning_rate", "schedule"}
+    assert saved.keys() == names
+    assert saved["channels"] == (8, 16) and isinstance(saved["channels"], tuple)
+    assert saved["hidden"] == 512 and saved["views"] and saved["members"] == 2
+    with pytest.raises(TypeError, match="'chanels'"):
+        MNISTClassifier(chanels=(8, 16))
+    assert all(network.views for network in MNISTClassifier(views=True, members=2).network.members)
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_run_of_python_is_resumed_by_the_command_line(
+    kind: type, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pl.seed_everything(42, verbose=False)
+    classifier = MNISTClassifier(channels=[2, 2], hidden=4)  # type: ignore[arg-type]
+    classifier.hparams["channels"] = kind((2, 2))  # a list in files of earlier versions
+    run = trainer(max_epochs=1, limit_val_batches=0)
+    run.fit(classifier, MNISTDataModule(root, train_size=256))
+    run.save_checkpoint("last.ckpt")
+    options = ["--model.channels=[2,2]", f"--data.root={root}", "--trainer.max_epochs=1"]
+    options += ["--trainer.log_every_n_steps=1", "--trainer.limit_val_batches=0"]
+    assert call(monkeypatch, "fit", "--ckpt_path=last.ckpt", *options) == 0
 
 
 def test_the_loss_curve_is_the_one_that_every_refactor_must_keep(root: str) -> None:
@@ -148,6 +251,25 @@ def test_an_ensembles_rate_counts_each_image_once(root: str) -> None:
     assert throughput.images == 512
 
 
+def test_the_rate_is_that_of_all_processes_without_what_lies_between_epochs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([10.0, 14.0, 100.0, 101.0])
+    monkeypatch.setattr("mnist_lightning.training.speed.time.perf_counter", lambda: next(clock))
+    logged: list[tuple[dict[str, float], int]] = []
+    logger = SimpleNamespace(log_metrics=lambda *values: logged.append(values))
+    run: Any = SimpleNamespace(world_size=3, loggers=[logger], global_step=8)
+    throughput, module, batch = Throughput(), small(), (None, torch.arange(16))
+    for is_last in [False, True, True]:
+        run.is_last_batch = is_last
+        throughput.on_train_batch_start(run, module, batch, 0)
+        throughput.on_train_batch_end(run, module, None, batch, 0)
+    names = [list(values) for values, _ in logged]
+    assert names == [["train/images_per_second"]] * 2
+    assert [value for values, _ in logged for value in values.values()] == [24.0, 48.0]
+    assert [step for _, step in logged] == [7, 7]
+
+
 def test_members_must_be_one_or_more() -> None:
     with pytest.raises(ValueError, match="members 0 must be 1 or more"):
         small(members=0)
@@ -161,6 +283,7 @@ def test_a_gpu_is_not_waited_for_but_in_steps_that_are_logged(
 ) -> None:
     classifier = small()
     monkeypatch.setattr(MNISTClassifier, "device", torch.device(device))
+    monkeypatch.setattr(classifier, "_seed_dropout", lambda: None)
     stand_in = SimpleNamespace(log_every_n_steps=3, global_step=step, current_epoch=0)
     monkeypatch.setattr(classifier, "_trainer", stand_in)
     batch = torch.full((2, 1, 28, 28), torch.nan), torch.tensor([0, 1])

@@ -69,11 +69,11 @@ def test_a_library_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["fit", "--model.hidden=512"], "model.hidden is 512 here and 16 in the checkpoint"),
-        (["fit", "--model.learning_rate=0.5"], "model.learning_rate is 0.5 here and 0.003"),
+        (["fit", "--model.hidden=512"], "model.hidden is 512 here and 32 in the checkpoint"),
+        (["fit", "--model.learning_rate=0.5"], "model.learning_rate is 0.5 here and 0.03"),
         (["fit", "--data.zoom=0"], "data.zoom is 0.0 here and 0.08"),
         (["fit", *SMOKE, "--seed_everything=7"], "has seed 42, this one 7"),
-        (["fit", *SMOKE, "--trainer.max_epochs=3"], "ends after 8 steps, this run after 12"),
+        (["fit", *SMOKE, "--trainer.max_epochs=3"], "ends after 80 steps, this run after 120"),
         (["test", "--config", str(CONFIGS / "base.yaml")], "model.channels is (32, 64) here"),
         (["predict", "--output=nowhere/p.csv"], "there is no folder nowhere to write p.csv in"),
         (["predict", "--output=."], ". is a folder: name a file in it"),
@@ -206,7 +206,7 @@ def test_a_flag_after_a_config_wins(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = printed(monkeypatch, capsys, *SMOKE, "--model.hidden=7")
-    assert config["model"]["hidden"] == 7 and config["model"]["channels"] == [4, 8]
+    assert config["model"]["hidden"] == 7 and config["model"]["channels"] == [8, 16]
 
 
 @pytest.mark.parametrize(

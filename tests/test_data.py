@@ -7,6 +7,7 @@ import pytest
 import torch
 from torchvision import datasets
 
+from mnist_lightning.data.augment import affine_table
 from mnist_lightning.data.batches import Batches, stratified_sample
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.data.predictions import write_predictions
@@ -30,11 +31,23 @@ def test_test_loader_scores_every_image_once_in_order(root: str) -> None:
     assert torch.equal(torch.cat([labels for _, labels in batches]), expected.targets)
 
 
+def test_training_and_test_images_are_kept_apart(root: str) -> None:
+    data = fit_data(root, val_size=100)
+    with pytest.raises(AttributeError, match="test_labels"):
+        data.test_dataloader()
+    held_out = torch.cat([images for images, _ in data.val_dataloader()])
+    data.setup("test")
+    (again,) = [images for images, _ in data.val_dataloader()]
+    assert torch.equal(held_out, again)
+    assert sum(len(labels) for _, labels in data.test_dataloader()) == 10_000
+    assert len(data.train_images) == 60_000
+
+
 def test_split_is_disjoint_stratified_and_the_same_for_every_seed(root: str) -> None:
     data = fit_data(root)
     assert len(data.val_indices) == 5000 and len(data.train_indices) == 55_000
     assert not np.intersect1d(data.val_indices, data.train_indices).size
-    classes = data.labels.numpy()
+    classes = data.train_labels.numpy()
     held_out, all_ = Counter(classes[data.val_indices]), Counter(classes)
     assert all(abs(held_out[c] - all_[c] / 12) <= 1 for c in range(10))
 
@@ -50,7 +63,7 @@ def test_train_size_changes_the_training_images_alone(root: str) -> None:
     data, few = fit_data(root), fit_data(root, train_size=100)
     assert np.array_equal(few.val_indices, data.val_indices)
     assert len(few.train_indices) == 100 and np.isin(few.train_indices, data.train_indices).all()
-    counts = Counter(few.labels.numpy()[few.train_indices])
+    counts = Counter(few.train_labels.numpy()[few.train_indices])
     assert set(counts) == set(range(10)) and max(counts.values()) <= 13
 
 
@@ -98,6 +111,29 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     assert first != order(toy(progress=lambda: (1, 0)))
 
 
+def test_each_range_reaches_the_matrix_of_each_image(root: str) -> None:
+    ranges = {"rotation": 1.0, "shift": 0.02, "shear": 0.03, "zoom": 0.04}
+    data = fit_data(root, train_size=100, **ranges)
+    ((images, _, matrices),) = data.train_dataloader()
+    seed = data.seed, 0
+    order = np.random.default_rng((*seed, 0)).permutation(data.train_indices)
+    assert torch.equal(images, data.train_images[torch.from_numpy(order)])
+    table = affine_table(60_000, np.random.default_rng((*seed, 1)), **ranges)
+    assert torch.equal(matrices, table[torch.from_numpy(order)])
+
+
+def test_every_epoch_has_warps_of_its_own() -> None:
+    ranges = {"rotation": 8.0, "shift": 0.1, "shear": 0.1, "zoom": 0.1}
+
+    def warps(epoch: int) -> torch.Tensor:
+        batches = toy(warp_ranges=ranges, progress=lambda: (epoch, 0))
+        labels, matrices = (torch.cat(column) for column in list(zip(*batches, strict=True))[1:])
+        return matrices[labels.argsort()]
+
+    assert torch.equal(warps(0), warps(0))
+    assert (warps(0) != warps(1)).any(dim=(1, 2)).all()  # every image's
+
+
 def test_a_resumed_epoch_goes_on_at_its_step() -> None:
     whole = [batch[1] for batch in toy(progress=lambda: (3, 0))]
     rest = [batch[1] for batch in toy(progress=lambda: (3, 4))]
@@ -127,7 +163,7 @@ def test_a_warp_belongs_to_an_image_and_an_epoch(root: str) -> None:
 def test_an_ensemble_warps_each_image_once_for_each_member() -> None:
     ranges = {"rotation": 8.0, "shift": 0.1, "shear": 0.1, "zoom": 0.1}
     _, labels, alone = next(iter(toy(warp_ranges=ranges)))
-    _, same_labels, together = next(iter(toy(warp_ranges=ranges, members=3)))
+    _, same_labels, together = next(iter(toy(warp_ranges=ranges, num_warps=3)))
     size = len(labels)
     assert torch.equal(labels, same_labels) and together.shape == (3 * size, 2, 3)
     assert torch.equal(together[:size], alone)  # the first member's, as if there were no others
@@ -195,9 +231,8 @@ def test_a_step_of_one_image_is_refused_before_batch_norm_fails(root: str) -> No
 def test_an_empty_share_of_a_step_is_refused() -> None:
     with pytest.raises(ValueError, match="5 images in steps of 1 on 2 process"):
         share = MNISTDataModule(eval_batch_size=1)
-        share.images, share.labels = torch.zeros(5, 28, 28), torch.zeros(5)
         share.trainer = SimpleNamespace(global_rank=0, world_size=2)  # type: ignore[assignment]
-        share._eval_batches(np.arange(5))
+        share._eval_batches(torch.zeros(5, 28, 28), torch.zeros(5), np.arange(5))
 
 
 # -- pseudo-labels
@@ -228,10 +263,10 @@ def test_pseudo_labels_fill_their_share_of_each_step(root: str, tmp_path: Path) 
         assert (labels[~is_pseudo].amax(dim=1) == 1).all()
     # The file's own images, none twice before all came once.
     batches.indices, batches.warp_ranges = batches.indices[:0], None
-    batches.extra_size = 10
+    batches.pseudo_size = 10
     batches.indices = np.arange(54 * 100)  # 100 steps, 1,000 images
     extra = torch.cat([images[54:] for images, _ in batches])
-    expected = data.images[torch.from_numpy(unlabelled.predict_indices)]
+    expected = data.train_images[torch.from_numpy(unlabelled.predict_indices)]
     assert sorted(map(bytes, extra.numpy())) == sorted(map(bytes, expected.numpy()))
 
 
@@ -241,7 +276,7 @@ def test_pseudo_labels_of_test_images_are_those_images(root: str, tmp_path: Path
     images, labels = next(iter(data.train_dataloader()))
     test = MNISTDataModule(root)
     test.setup("test")
-    assert torch.equal(images[-32:], test.images[7].expand(32, 28, 28))
+    assert torch.equal(images[-32:], test.test_images[7].expand(32, 28, 28))
     assert torch.allclose(labels[-32:, 3], torch.tensor(0.7))
 
 

@@ -91,6 +91,7 @@ def test_the_shipped_network_is_that_of_base_yaml() -> None:
     import yaml
 
     settings = yaml.safe_load((CONFIGS / "base.yaml").read_text())["model"]
+    settings["channels"] = tuple(settings["channels"])
     assert load().settings == {name: settings[name] for name in load().settings}
 
 

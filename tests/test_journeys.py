@@ -26,7 +26,7 @@ def test_fit_puts_all_it_makes_in_one_folder(smoke: Path) -> None:
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert config["model"]["channels"] == [4, 8] and config["seed_everything"] == 42
+    assert config["model"]["channels"] == [8, 16] and config["seed_everything"] == 42
 
 
 def test_fit_shows_no_warning(smoke: Path) -> None:
@@ -53,7 +53,7 @@ def test_tensorboard_reads_the_curves(smoke: Path) -> None:
     counts = {name: len(scalars.Scalars(name)) for name in scalars.Tags()["scalars"]}
     assert counts.pop("epoch") > 0
     assert counts == {
-        **dict.fromkeys(["train/loss", "train/accuracy", "train/learning_rate"], 8),
+        **dict.fromkeys(["train/loss", "train/accuracy", "train/learning_rate"], 80),
         "train/images_per_second": 2,
         **{f"val/{name}": 2 for name in ("accuracy", "calibration_error", "errors", "loss")},
     }
@@ -68,8 +68,9 @@ def test_last_is_the_last_epoch_even_when_it_is_worse(smoke: Path, root: str) ->
     accuracies = [
         event.value for event in EventAccumulator(str(folder)).Reload().Scalars("val/accuracy")
     ]
-    assert steps["last"] == 8
-    assert steps["best"] == 4 * (1 + accuracies.index(max(accuracies)))
+    assert accuracies[-1] >= 0.95  # it learns, or its best would be any
+    assert steps["last"] == 80
+    assert steps["best"] == 40 * (1 + accuracies.index(max(accuracies)))
 
 
 @pytest.mark.slow

@@ -1,8 +1,12 @@
+from inspect import signature
+
 import pytest
 import torch
+from torch import nn
 
+from mnist_lightning.checkpoint import load
 from mnist_lightning.figures.measures import layer_output
-from mnist_lightning.network import ConvNet, Ensemble, members
+from mnist_lightning.network import ConvNet, Ensemble, networks_of
 
 
 def num_parameters(network: ConvNet) -> int:
@@ -91,6 +95,21 @@ def test_views_answer_with_the_mean_over_the_image_and_its_four_shifts() -> None
     assert torch.equal(layer_output(network, image, "relu1"), layer_output(plain, image, "relu1"))
 
 
+def test_a_slice_is_a_plain_sequence_of_layers_a_feature_extractor() -> None:
+    network, pixels = load(), torch.rand(2, 1, 28, 28)
+    features = network[:7]  # type: ignore[index]
+    assert type(features) is nn.Sequential and features.norm1 is network.norm1
+    assert torch.equal(features(pixels), layer_output(network, pixels, "relu2"))
+    assert features(pixels).shape == (2, 32, 12, 12)
+    assert network[0] is network.conv1 and network[-1] is network.dense2  # type: ignore[index]
+
+
+def test_channels_are_kept_as_a_tuple_whatever_they_were_given_as() -> None:
+    settings = ConvNet([4], hidden=16, views=True).settings  # type: ignore[arg-type]
+    assert settings["channels"] == (4,) and settings["hidden"] == 16 and settings["views"]
+    assert list(settings) == list(signature(ConvNet).parameters)
+
+
 def test_training_sees_no_views() -> None:
     torch.manual_seed(0)
     network, image = ConvNet((4,), hidden=16, dropout=0.0, views=True), torch.rand(2, 1, 28, 28)
@@ -117,7 +136,7 @@ def test_in_training_each_member_gets_its_own_share() -> None:
 
 def test_an_ensemble_of_ensembles_counts_every_network_once() -> None:
     one, two, three = (ConvNet((4,), hidden=16) for _ in range(3))
-    assert members(Ensemble([one, Ensemble([two, three])])) == [one, two, three]
-    assert members(one) == [one]
+    assert networks_of(Ensemble([one, Ensemble([two, three])])) == [one, two, three]
+    assert networks_of(one) == [one]
     with pytest.raises(ValueError, match="at least one"):
         Ensemble([])

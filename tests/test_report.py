@@ -78,10 +78,10 @@ def test_the_page_says_what_was_measured_on_which_images(made: Any, smoke: Path)
     assert f"<dd>{1 - errors / 10_000:.2%}</dd>" in made.text
     assert f"<dd>{F.cross_entropy(logits, labels):.4f}</dd>" in made.text
     assert "the 10,000 test images of MNIST" in made.text
-    assert "after 8 training steps" in made.text
-    assert "<th scope=row>channels</th><td>4, 8</td>" in made.text
+    assert "after 80 training steps" in made.text
+    assert "<th scope=row>channels</th><td>8, 16</td>" in made.text
     assert "<th scope=row>rotation</th><td>8.0</td>" in made.text
-    assert any("After 8 steps: validation loss" in text for text in made.page.alternatives)
+    assert any("After 80 steps: validation loss" in text for text in made.page.alternatives)
 
 
 @pytest.fixture

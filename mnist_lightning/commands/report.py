@@ -29,7 +29,7 @@ from mnist_lightning.data import datasets
 from mnist_lightning.data.augment import preview
 from mnist_lightning.figures.measures import layer_output, wilson_interval
 from mnist_lightning.files import PNG, check_folder, check_output, is_ours, replace_file
-from mnist_lightning.network import ConvNet, Ensemble, members, to_pixels
+from mnist_lightning.network import ConvNet, Ensemble, networks_of, to_pixels
 from mnist_lightning.runs import Curves, read_curves, run_folder
 from mnist_lightning.text import printable
 
@@ -122,7 +122,7 @@ def _drawings(
         "attribution": lambda: figures.attribution(network, *misread),
         "reliability": lambda: figures.reliability(probabilities, labels),
         "feature_maps": lambda: figures.feature_maps(network, pixels[0], layer),
-        "layers": lambda: figures.layers(members(network)[0], pixels[0]),
+        "layers": lambda: figures.layers(networks_of(network)[0], pixels[0]),
         "filters": lambda: figures.filters(network),
     }
     if (predicted == labels).all():
@@ -193,7 +193,7 @@ def _page(
     )
 
     settings = run.get("hyper_parameters") or {}
-    settings = settings or {"members": len(members(network))} | members(network)[0].settings
+    settings = settings or {"members": len(networks_of(network))} | networks_of(network)[0].settings
     settings = {**settings, **run.get("datamodule_hyper_parameters", {})}
     rows = "".join(
         f"<tr><th scope=row>{escape(name)}</th><td>{escape(_value(value))}</td></tr>"
@@ -230,7 +230,7 @@ def _figure(name: str, png: bytes, title: str) -> str:
 
 
 def _size(network: ConvNet | Ensemble) -> str:
-    number = len(members(network))
+    number = len(networks_of(network))
     return "one network" if number == 1 else f"in {number} networks"
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from mnist_lightning.data import datasets
 from mnist_lightning.data.augment import warp
@@ -23,21 +24,20 @@ class MNISTDataModule(pl.LightningDataModule):
 
     The order of the images is a function of (seed, epoch) and the warp of an image one of (seed,
     epoch, image), so neither changes with the batch size, the number of processes or a restart.
-    (Pseudo-labels of test images change all warps.) The seed is the one that
-    `lightning.seed_everything` was called with.
+    (Pseudo-labels of test images change all warps.) `run_seed` says which seed.
 
     Args:
-        root: Folder of the data, in torchvision's layout; MNIST is put there where it is missing.
-        dataset: Which dataset. FashionMNIST and KMNIST are downloaded where `root` lacks them.
+        root: Folder of the data, in torchvision's layout; MNIST is put there if it is missing.
+        dataset: Which dataset. FashionMNIST and KMNIST are downloaded if `root` lacks them.
         batch_size: Training images a step, over all processes together.
         eval_batch_size: Images a step in validation, test and predict, over all processes together.
         val_size: Number of the 60,000 training images to hold out for validation; 0 for none.
-        train_size: Number of the others to train on; all of them where it is not given.
+        train_size: Number of the others to train on; all of them if it is not given.
         split_seed: Seed of the split, so that runs with different seeds share one split.
         predict_set: What `predict` reads: the `test` images, or the `unlabelled` ones, which are
             the training images that `val_size` and `train_size` leave over.
         pseudo_labels: A CSV file that `predict` wrote; its images are trained on too, with its
-            probabilities as their labels. Where they are test images, the run's test accuracy is
+            probabilities as their labels. If they are test images, the run's test accuracy is
             transductive: not to be compared with others.
         pseudo_share: Share of each step that pseudo-labelled images fill, chosen anew at random; an
             epoch is one pass over the others.
@@ -77,11 +77,11 @@ class MNISTDataModule(pl.LightningDataModule):
         if train_size is not None:
             _check("train_size", train_size, 2 <= train_size <= left, f"in 2 to {left:,}")
         _check("split_seed", split_seed, split_seed >= 0, "0 or more")
-        pseudo_size = 1 if pseudo_labels is None else round(batch_size * pseudo_share)
+        self.pseudo_size = 0 if pseudo_labels is None else round(batch_size * pseudo_share)
         _check(
             "pseudo_share",
             pseudo_share,
-            0 < pseudo_size < batch_size,
+            pseudo_labels is None or 0 < self.pseudo_size < batch_size,
             f"a part of a step: from 1 to {batch_size - 1} of its {batch_size} images",
         )
         _check(
@@ -107,7 +107,6 @@ class MNISTDataModule(pl.LightningDataModule):
         self.predict_set = predict_set
         self.pseudo_labels = pseudo_labels
         self.pseudo_digest: str | None = None
-        self.pseudo_share = pseudo_share
         self.pseudo_confidence = pseudo_confidence
         self.warp_ranges = {"rotation": rotation, "shift": shift, "shear": shear, "zoom": zoom}
 
@@ -120,32 +119,37 @@ class MNISTDataModule(pl.LightningDataModule):
         datasets.prepare(self.root, self.dataset)
 
     def setup(self, stage: str) -> None:
-        """Read the training images, or the test images for `test` and `predict`.
+        """Read the training images for `fit` and `validate`, the test images for `test`.
+
+        `predict` reads those of its `predict_set`.
 
         Raises:
             OSError: If a file is missing or can't be read.
             UserError: If the pseudo-labels do not fit these images.
         """
-        self.seed = torch.initial_seed()
+        self.seed = run_seed(self.trainer)
         unlabelled = stage == "predict" and self.predict_set == "unlabelled"
         train = stage in ("fit", "validate") or unlabelled
         # One copy on the device that trains, so that no batch waits for a transfer.
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         images, labels = datasets.read(self.root, self.dataset, train)
-        self.images, self.labels = images.to(device), labels.to(device)
-        rest = np.arange(len(self.labels))
+        rest = np.arange(len(labels))
         if train:
+            self.train_images, self.train_labels = images.to(device), labels.to(device)
             classes = labels.numpy()
             self.val_indices = stratified_sample(classes, rest, self.val_size, self.split_seed)
             rest = np.setdiff1d(rest, self.val_indices)
             self.train_indices = stratified_sample(classes, rest, self.train_size, self.split_seed)
             rest = np.setdiff1d(rest, self.train_indices)
-        self.predict_indices = rest
-        self.predict_images = f"{self.dataset}/{'train' if train else 'test'}"
+        else:
+            self.test_images, self.test_labels = images.to(device), labels.to(device)
         if unlabelled and not len(rest):
             raise UserError("no image is unlabelled: choose a smaller data.train_size")
+        if stage == "predict":
+            self.predict_indices = rest
+            self.predict_images = f"{self.dataset}/{'train' if train else 'test'}"
         if stage == "fit":
-            self.train_images, self.train_labels = self.images, self.labels
+            self.fit_images, self.fit_labels = self.train_images, self.train_labels
             self.pseudo_indices = np.arange(0)
             if self.pseudo_labels is not None:
                 self._add_pseudo_labels(self.pseudo_labels, rest)
@@ -156,42 +160,50 @@ class MNISTDataModule(pl.LightningDataModule):
         Raises:
             UserError: If a process would get less than two images in a step.
         """
-        # An ensemble wants a warp of its own for each member.
-        members = getattr(self.trainer.lightning_module, "members", 1) if self.trainer else 1
+        # An ensemble wants a warp of its own for each network. The module says how many it has: a
+        # setting here could contradict it, and each network would train on a part of each batch.
+        num_warps = getattr(self.trainer.lightning_module, "members", 1) if self.trainer else 1
+        has_warps = num_warps > 1 or any(self.warp_ranges.values())
         batches = Batches(
-            self.train_images,
-            self.train_labels,
+            self.fit_images,
+            self.fit_labels,
             self.train_indices,
             self.batch_size,
-            extra_indices=self.pseudo_indices,
-            extra_size=round(self.batch_size * self.pseudo_share)
-            if len(self.pseudo_indices)
-            else 0,
+            pseudo_indices=self.pseudo_indices,
+            pseudo_size=self.pseudo_size if len(self.pseudo_indices) else 0,
             shuffle_seed=self.seed,
-            warp_ranges=self.warp_ranges if members > 1 or any(self.warp_ranges.values()) else None,
-            members=members,
+            warp_ranges=self.warp_ranges if has_warps else None,
+            num_warps=num_warps,
             progress=self._progress,
         )
         return self._share(batches, least=2)  # batch norm needs two images
 
     def val_dataloader(self) -> Batches | list[Any]:
-        """Return the held-out images in their order, or an empty list where there are none."""
-        return self._eval_batches(self.val_indices) if self.val_size else []
+        """Return the held-out images in their order, or an empty list if there are none."""
+        if not self.val_size:
+            return []
+        return self._eval_batches(self.train_images, self.train_labels, self.val_indices)
 
     def test_dataloader(self) -> Batches:
         """Return all test images in their order."""
-        return self._eval_batches(np.arange(len(self.labels)))
+        every = np.arange(len(self.test_labels))
+        return self._eval_batches(self.test_images, self.test_labels, every)
 
     def predict_dataloader(self) -> Batches:
         """Return all test images, or all that are unlabelled, in their order."""
-        return self._eval_batches(self.predict_indices)
+        images, labels = (
+            (self.test_images, self.test_labels)
+            if self.predict_set == "test"
+            else (self.train_images, self.train_labels)
+        )
+        return self._eval_batches(images, labels, self.predict_indices)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a run can't be resumed without: the seed, and a digest of pseudo-labels."""
         return {"seed": self.seed, "pseudo_digest": self.pseudo_digest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to go on in `fit` with another seed or other labels, which would mix two runs.
+        """Refuse to resume `fit` with another seed or other labels, which would mix two runs.
 
         Raises:
             UserError: If the seed or the file of pseudo-labels is not the checkpoint's.
@@ -202,7 +214,8 @@ class MNISTDataModule(pl.LightningDataModule):
         if state_dict["seed"] != self.seed:
             raise UserError(
                 f"the checkpoint's run has seed {state_dict['seed']}, this one {self.seed}: "
-                f"resume it with --seed_everything {state_dict['seed']}"
+                f"resume it with --seed_everything {state_dict['seed']}, or in Python with "
+                f"seed_everything({state_dict['seed']})"
             )
         if state_dict.get("pseudo_digest") != self.pseudo_digest:
             raise UserError(
@@ -213,7 +226,7 @@ class MNISTDataModule(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Turn a batch by index into pixels, float32 `(B, 1, 28, 28)` in [0, 1], and labels.
 
-        In training an ensemble of M members gets `(M * B, 1, 28, 28)`, the first member's first.
+        In training an ensemble of W networks gets `(W * B, 1, 28, 28)`, the first network's first.
         """
         images, labels, *matrices = batch
         pixels = to_pixels(images)
@@ -230,7 +243,7 @@ class MNISTDataModule(pl.LightningDataModule):
         if dataset != self.dataset:
             raise UserError(f"{path} labels images of {dataset}, and these are {self.dataset}'s")
         test_images, _ = datasets.read(self.root, self.dataset, train=False)
-        num_images = len(self.images if part == "train" else test_images)
+        num_images = len(self.train_images if part == "train" else test_images)
         if indices.max() >= num_images:
             raise UserError(
                 f"{path} labels image {indices.max()} of {set_}, which has {num_images:,}"
@@ -243,28 +256,29 @@ class MNISTDataModule(pl.LightningDataModule):
             rank_zero_info(
                 f"note: {path} labels test images: this run's test accuracy is transductive"
             )
-            self.train_images = torch.cat([self.images, test_images.to(self.images.device)])
-            indices = indices + len(self.images)
-            unlabelled = np.arange(len(self.images), len(self.train_images))
+            device, num_train = self.train_images.device, len(self.train_images)
+            self.fit_images = torch.cat([self.train_images, test_images.to(device)])
+            indices = indices + num_train
+            unlabelled = np.arange(num_train, len(self.fit_images))
         strangers = np.setdiff1d(indices, unlabelled)
         if len(strangers):
             raise UserError(
                 f"{path} holds {len(strangers):,} images that are trained on or held out here, as "
                 f"image {strangers[0]}: use the val_size, train_size and split_seed of its predict"
             )
-        labels = torch.zeros(len(self.train_images), 10)
-        labels[: len(self.labels)] = F.one_hot(self.labels.cpu(), 10)
+        labels = torch.zeros(len(self.fit_images), 10)
+        labels[: len(self.train_labels)] = F.one_hot(self.train_labels.cpu(), 10)
         labels[indices] = probabilities
-        self.train_labels = labels.to(self.images.device)
+        self.fit_labels = labels.to(self.train_images.device)
         self.pseudo_indices = indices
 
-    def _eval_batches(self, indices: np.ndarray) -> Batches:
-        return self._share(Batches(self.images, self.labels, indices, self.eval_batch_size), 1)
+    def _eval_batches(self, images: Tensor, labels: Tensor, indices: np.ndarray) -> Batches:
+        return self._share(Batches(images, labels, indices, self.eval_batch_size), least=1)
 
     def _share(self, batches: Batches, least: int) -> Batches:
         if self.trainer:
             batches.rank, batches.num_ranks = self.trainer.global_rank, self.trainer.world_size
-        num = len(batches.indices) + len(batches) * batches.extra_size
+        num = len(batches.indices) + len(batches) * batches.pseudo_size
         if num // (len(batches) * batches.num_ranks) < least:
             raise UserError(
                 f"{num:,} images in steps of {batches.batch_size} on {batches.num_ranks} "
@@ -273,11 +287,26 @@ class MNISTDataModule(pl.LightningDataModule):
         return batches
 
     def _progress(self) -> tuple[int, int]:
-        """Return the epoch, and its steps that are done: not 0 where a run resumes in its midst."""
+        """Return the epoch, and its steps that are done: not 0 if a run resumes within it."""
         if not self.trainer:
             return 0, 0
-        loop = self.trainer.fit_loop
-        return self.trainer.current_epoch, loop.epoch_loop.batch_progress.current.ready
+        return self.trainer.current_epoch, self.trainer.fit_loop.batch_idx + 1
+
+
+def run_seed(trainer: pl.Trainer | None) -> int:
+    """Return the seed that all random numbers of a run follow from, the same on every rank.
+
+    It is the last one given to `lightning.seed_everything` or `torch.manual_seed`, which training
+    does not change; if neither was called, the one that torch drew when the process started.
+
+    Args:
+        trainer: The run's trainer, if there is one.
+
+    Returns:
+        0 to 2**32 - 1, as `seed_everything` takes it.
+    """
+    seed = torch.initial_seed() % 2**32
+    return trainer.strategy.broadcast(seed) if trainer else seed
 
 
 def _check(name: str, value: float, holds: bool, range_: str) -> None:

@@ -13,11 +13,12 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from mnist_lightning.checkpoint import CHECKPOINT_FORMAT
+from mnist_lightning.data.module import run_seed
 from mnist_lightning.errors import UserError
 from mnist_lightning.network import ConvNet, Ensemble
 
-# Pixels, float32 (B, 1, 28, 28) in [0, 1], and labels, int64 (B,), or where there are pseudo-labels
-# in training, probabilities, float32 (B, 10).
+# Pixels, float32 (B, 1, 28, 28) in [0, 1], and labels, int64 (B,), or in training with
+# pseudo-labels probabilities, float32 (B, 10).
 Batch = tuple[Tensor, Tensor]
 
 
@@ -29,19 +30,11 @@ class MNISTClassifier(pl.LightningModule):
     the mean `loss`, the `accuracy`, `errors` (a count) and the expected `calibration_error` (l1, 15
     bins).
 
-    Dropout's random numbers are a function of (seed, step, rank), the seed being the one that
-    `lightning.seed_everything` was called with, so a resumed run draws what it would have drawn.
+    Dropout's random numbers are a function of (seed, step, rank), so a resumed run draws what it
+    would have drawn; `run_seed` says which seed. Torch's own generator for the CPU is left as it
+    was.
 
     Args:
-        channels: Output channels of the convolutions in each block.
-        hidden: Units of the hidden dense layer.
-        dropout: Probability of dropping a hidden unit in training.
-        batch_norm: False leaves out every batch norm, as the article's notebook does.
-        convolutions: Number of convolutions in each block.
-        kernel_size: Side of their kernels, in pixels.
-        padding: Black pixels that they see around their images.
-        views: True makes every answer but training's the mean of the probabilities for the image
-            and its shifts by one pixel to all four sides, at five times the cost.
         members: Number of independent networks; several make an ensemble, trained at once, each
             member with its own initial weights, dropout and warp of every image, on the mean of
             their losses. `train/accuracy` is then the mean of the members' own, all other figures
@@ -50,33 +43,28 @@ class MNISTClassifier(pl.LightningModule):
         schedule: `one_cycle` rises over the first 30% of all steps and falls to almost 0 over the
             others, while Adam's first beta moves from 0.95 to 0.85 and back (torch's OneCycleLR);
             `constant` keeps both as they are, at 0.9 for beta.
+        network: The arguments of each `ConvNet`.
 
     Raises:
+        TypeError: If `ConvNet` has no argument of a name.
         UserError: If a value is out of its range.
     """
 
     def __init__(
         self,
-        channels: tuple[int, ...] = (32, 64),
-        hidden: int = 512,
-        dropout: float = 0.2,
-        batch_norm: bool = True,
-        convolutions: int = 2,
-        kernel_size: int = 3,
-        padding: int = 0,
-        views: bool = False,
         members: int = 1,
         learning_rate: float = 3e-3,
         schedule: Literal["one_cycle", "constant"] = "one_cycle",
+        **network: Any,
     ) -> None:
         super().__init__()
         if members < 1:
             raise UserError(f"members {members} must be 1 or more")
         if not 0 < learning_rate < math.inf:
             raise UserError(f"learning_rate {learning_rate} must be a finite number above 0")
+        networks = [ConvNet(**network) for _ in range(members)]
+        network = networks[0].settings  # what was not given is saved too
         self.save_hyperparameters()
-        sizes = channels, hidden, dropout, batch_norm, convolutions, kernel_size, padding
-        networks = [ConvNet(*sizes, views=views) for _ in range(members)]
         self.network = networks[0] if members == 1 else Ensemble(networks)
         # The layout that CPUs and tensor cores are fastest with.
         self.network.to(memory_format=torch.channels_last)
@@ -91,11 +79,11 @@ class MNISTClassifier(pl.LightningModule):
         return self.network(pixels)
 
     def on_fit_start(self) -> None:
-        """Remember the seed: each training step sets torch's to its own."""
-        self.seed = torch.initial_seed()
+        """Look up the seed that all of the run's random numbers follow from."""
+        self.seed = run_seed(self.trainer)
 
     def on_train_start(self) -> None:
-        """Refuse to go on where the processes or the schedule do not fit together.
+        """Refuse to train if the processes or the schedule do not fit together.
 
         Raises:
             UserError: If the processes start at different steps, or the checkpoint's one-cycle
@@ -120,7 +108,7 @@ class MNISTClassifier(pl.LightningModule):
         """Mark the checkpoint with its format.
 
         Raises:
-            UserError: If a weight is not finite, so that no run goes on from such a checkpoint.
+            UserError: If a weight is not finite, so that no run resumes from such a checkpoint.
         """
         for name, weight in checkpoint["state_dict"].items():
             if not torch.isfinite(weight).all():
@@ -130,18 +118,6 @@ class MNISTClassifier(pl.LightningModule):
                 )
         checkpoint["mnist_lightning_format"] = CHECKPOINT_FORMAT
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout for this step and rank."""
-        step = (
-            self.trainer.fit_loop.total_batch_idx
-        )  # counts batches where gradients accumulate too
-        entropy = np.random.SeedSequence((self.seed, step, self.global_rank))
-        seed = int(entropy.generate_state(1)[0])
-        # Not `torch.manual_seed`, which takes 1 ms to seed devices that are not there too.
-        torch.default_generator.manual_seed(seed)
-        if self.device.type != "cpu":
-            torch.get_device_module(self.device).manual_seed(seed)
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean cross-entropy of a batch.
 
@@ -150,7 +126,9 @@ class MNISTClassifier(pl.LightningModule):
                 steps that are logged are looked at: a look waits for all that the GPU has to do.
         """
         pixels, labels = batch
-        logits = self(pixels)
+        with torch.random.fork_rng(devices=[]):
+            self._seed_dropout()
+            logits = self(pixels)
         loss = F.cross_entropy(logits, labels)
         interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         logged = interval and (self.global_step + 1) % interval == 0
@@ -198,6 +176,17 @@ class MNISTClassifier(pl.LightningModule):
             optimizer, max_lr=self.learning_rate, total_steps=int(steps)
         )
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+    @torch.compiler.disable  # a compiler would begin anew with each step's number
+    def _seed_dropout(self) -> None:
+        """Seed torch's generators for this step and rank."""
+        step = self.trainer.fit_loop.total_batch_idx  # counts batches if gradients accumulate too
+        entropy = np.random.SeedSequence((self.seed, step, self.global_rank))
+        seed = int(entropy.generate_state(1)[0])
+        # Not `torch.manual_seed`, which takes 1 ms to seed devices that are not there too.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
 
     def _evaluate(self, stage: str, batch: Batch) -> Tensor:
         pixels, labels = batch

@@ -94,6 +94,7 @@ def _take(
     """Put a checkpoint's settings where the user gave none; refuse or report a contradiction."""
     for name, value in saved.items():
         key = f"{part}.{name}"
+        value = tuple(value) if isinstance(value, list) else value  # as the command line reads it
         if key not in given:
             config[key] = value
         elif config[key] != value:

@@ -13,7 +13,7 @@ from torch import Tensor
 from mnist_lightning import figures
 from mnist_lightning.data.augment import preview
 from mnist_lightning.figures.measures import layer_output
-from mnist_lightning.network import members, to_pixels
+from mnist_lightning.network import networks_of, to_pixels
 
 
 class Pictures(Callback):
@@ -25,10 +25,10 @@ class Pictures(Callback):
     - Graphs and HParams tabs: the network, and the run's settings beside its last `val/accuracy`.
     - Projector tab: at the end, what the hidden layer makes of up to 1,000 images.
 
-    Single images are validation images, or training images where none are held out; never test
+    Single images are validation images, or training images if none are held out; never test
     images. Of an ensemble the maps are the first member's. Everything is drawn by the first
     process, from a copy of the network and without the random numbers of training, whose bits are
-    the same with it and without. The data must be an `MNISTDataModule`'s. Where there is no
+    the same with it and without. The data must be an `MNISTDataModule`'s. If there is no
     `TensorBoardLogger`, it does nothing.
     """
 
@@ -57,7 +57,7 @@ class Pictures(Callback):
 
         data = trainer.datamodule  # type: ignore[attr-defined]
         if any(data.warp_ranges.values()):
-            original = to_pixels(data.images[data.train_indices[:1]]).cpu()[0]
+            original = to_pixels(data.train_images[data.train_indices[:1]]).cpu()[0]
             warped = preview(original, data.warp_ranges)
             _draw(trainer, "data/augmentation", figures.augmentation(original[0], warped))
 
@@ -100,7 +100,7 @@ class Pictures(Callback):
         """Draw the filters and the feature maps."""
         if _tensorboard(trainer) is None or not trainer.is_global_zero:
             return
-        network = members(_copy(pl_module))[0]
+        network = networks_of(_copy(pl_module))[0]
         pixels, _ = _images(trainer, 1)
         _draw(trainer, "network/filters", figures.filters(network))
         _draw(trainer, "network/feature_maps", figures.feature_maps(network, pixels[0]))
@@ -110,7 +110,7 @@ class Pictures(Callback):
         logger = _tensorboard(trainer)
         if logger is None or not trainer.is_global_zero:
             return
-        network = members(_copy(pl_module))[0]
+        network = networks_of(_copy(pl_module))[0]
         pixels, labels = _images(trainer, 1000)
         hidden = layer_output(network, pixels, "dropout")  # it passes in eval mode
         logger.experiment.add_embedding(
@@ -136,7 +136,7 @@ def _images(trainer: pl.Trainer, num: int) -> tuple[Tensor, Tensor]:
     """Return pixels and labels of the first validation images, or else training images."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     indices = (data.val_indices if data.val_size else data.train_indices)[:num]
-    return to_pixels(data.images[indices]).cpu(), data.labels[indices].cpu()
+    return to_pixels(data.train_images[indices]).cpu(), data.train_labels[indices].cpu()
 
 
 def _draw(trainer: pl.Trainer, tag: str, figure: Any) -> None:

@@ -85,8 +85,13 @@ def test_every_epoch_has_its_pictures_at_the_steps_of_its_curves(drawn: Any) -> 
         for tag in drawn.events.Tags()["images"]
     }
     validations = [event.step for event in drawn.events.Scalars("val/accuracy")]
-    each = ["network/filters", "network/feature_maps", "val/confusion_matrix", "val/mistakes"]
-    assert steps == {"data/augmentation": [0], **dict.fromkeys(each, validations)}
+    drawn_each_time = [
+        "network/filters",
+        "network/feature_maps",
+        "val/confusion_matrix",
+        "val/mistakes",
+    ]
+    assert steps == {"data/augmentation": [0], **dict.fromkeys(drawn_each_time, validations)}
     assert validations == [1, 3]
 
 
@@ -102,9 +107,9 @@ def test_hparams_are_the_runs_settings_with_its_last_val_accuracy(drawn: Any) ->
         for tag, data in tags.items()
         if tag.startswith("_hparams_/")
     ]
-    (experiment,) = [each.experiment for each in contents if each.HasField("experiment")]
+    (experiment,) = [data.experiment for data in contents if data.HasField("experiment")]
     assert [metric.name.tag for metric in experiment.metric_infos] == ["val/accuracy"]
-    (start,) = [each.session_start_info for each in contents if each.HasField("session_start_info")]
+    (start,) = [data.session_start_info for data in contents if data.HasField("session_start_info")]
     assert start.hparams["hidden"].number_value == 8
     assert start.hparams["batch_norm"].string_value == "True"
     assert start.hparams["channels"].string_value == "(2, 3)"
@@ -120,12 +125,12 @@ def test_the_embedding_is_what_the_hidden_layer_makes_of_validation_images(
     rows = np.loadtxt(folder / "tensors.tsv", delimiter="\t")
     data = MNISTDataModule(root, train_size=256, val_size=300)
     data.setup("fit")
-    pixels = data.images[data.val_indices][:, None] / 255
+    pixels = data.train_images[data.val_indices][:, None] / 255
     network = drawn.classifier.network.eval()
     expected = layer_output(network, pixels, "relu5")
     np.testing.assert_allclose(rows, expected, atol=6e-4)
     labels = (folder / "metadata.tsv").read_text().split()
-    assert labels == [str(int(label)) for label in data.labels[data.val_indices]]
+    assert labels == [str(int(label)) for label in data.train_labels[data.val_indices]]
     assert (folder / "sprite.png").stat().st_size > 0
 
 
