@@ -15,6 +15,7 @@ from mnist_lightning.checkpoint import read_checkpoint
 from mnist_lightning.training.saving import SafeModelCheckpoint, VerifiedCheckpointIO
 
 SMALL = {"channels": (4, 8), "hidden": 16}
+OTHER = "runs/mine/version_0/checkpoints"
 LAST = "runs/smoke/version_0/checkpoints/last.ckpt"
 QUIET = {
     "accelerator": "cpu",
@@ -22,13 +23,6 @@ QUIET = {
     "enable_progress_bar": False,
     "enable_model_summary": False,
 }
-
-
-def best_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of the callback that keeps best.ckpt."""
-    states = checkpoint["callbacks"]
-    (key,) = (key for key in states if key.startswith("ModelCheckpoint") and "val/" in key)
-    return states[key]
 
 
 def name_as_best(state: dict[str, Any], victim: str, folder: str) -> None:
@@ -105,10 +99,10 @@ def test_no_path_is_taken_from_a_loaded_state(victims: dict[str, str], tmp_path:
             assert (best.best_model_score == 0) if there else best.best_model_score is None
 
 
-@pytest.mark.parametrize("name", ["above", "absolute", "scheme"])
 @pytest.mark.parametrize("plain", [False, True], ids=["ours", "with Lightning's own"])
+@pytest.mark.parametrize("victim", [f"{OTHER}/../../../../precious", "local://{work}/precious"])
 def test_fit_from_a_strangers_checkpoint_deletes_nothing(
-    name: str,
+    victim: str,
     plain: bool,
     victims: dict[str, str],
     smoke: Path,
@@ -116,24 +110,28 @@ def test_fit_from_a_strangers_checkpoint_deletes_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.chdir(tmp_path / "work")
+    work = tmp_path / "work"
+    monkeypatch.chdir(work)
     checkpoint = read_checkpoint(smoke / LAST)
-    name_as_best(best_of(checkpoint), victims[name], "runs/mine/version_0/checkpoints")
-    checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"] = 1
-    own = ["--trainer.callbacks=ModelCheckpoint", "--trainer.callbacks.save_top_k=1"]
-    own += ["--trainer.callbacks.save_on_exception=true"]  # a key of its own, and the same state
-    own += ["--trainer.callbacks.monitor=train/loss", "--trainer.callbacks.mode=max"]
+    checkpoint["hyper_parameters"]["schedule"] = "constant"  # so that there is more to train
+    checkpoint["lr_schedulers"] = []
+    states, own = checkpoint["callbacks"], []
+    key = ModelCheckpoint(monitor="val/accuracy", mode="max").state_key
+    name_as_best(states[key], victim.format(work=work), OTHER)
     if plain:
-        states = checkpoint["callbacks"]
-        key = ModelCheckpoint(monitor="train/loss", mode="max").state_key
-        states[key] = dict(best_of(checkpoint), monitor="train/loss")
+        own = ["ModelCheckpoint", "monitor=train/loss", "mode=max", "filename=own"]
+        own = ["--trainer.callbacks+=" + own[0], *(f"--trainer.callbacks.{x}" for x in own[1:])]
+        key_of_own = ModelCheckpoint(monitor="train/loss", mode="max").state_key
+        states[key_of_own] = dict(states[key], monitor="train/loss")
     torch.save(checkpoint, "stranger.ckpt")
     before = everything(tmp_path)
-    arguments = [*PLAIN, "--data.root", root, "--ckpt_path=stranger.ckpt", *(own if plain else [])]
-    arguments += ["--trainer.logger.init_args.name=mine", "--trainer.max_epochs=2"]
-    assert call(monkeypatch, "fit", *arguments, "--trainer.accelerator=cpu") == 0
+    arguments = [*PLAIN, "--data.root", root, "--ckpt_path=stranger.ckpt", *own]
+    arguments += ["--trainer.logger.init_args.name=mine", "--trainer.max_epochs=3"]
+    arguments += ["--model.schedule=constant", "--trainer.accelerator=cpu"]
+    assert call(monkeypatch, "fit", *arguments) == 0
     assert before <= everything(tmp_path)
-    assert (tmp_path / "work/runs/mine/version_0/checkpoints/last.ckpt").exists()
+    files = {"best.ckpt", "last.ckpt"} | ({"own.ckpt"} if plain else set())
+    assert {path.name for path in (work / OTHER).iterdir()} == files
 
 
 def test_the_state_stands_under_the_key_of_lightnings_own() -> None:
@@ -199,7 +197,7 @@ def test_python_keeps_best_and_last_and_predicts_into_a_file(root: str, tmp_path
     assert {path.name for path in folder.iterdir()} == {"best.ckpt", "last.ckpt"}
     output = tmp_path / "predictions.csv"
     network = MNISTClassifier(**SMALL)
-    few = Trainer(logger=False, enable_checkpointing=False, limit_predict_batches=1, **QUIET)
+    few = Trainer(logger=False, default_root_dir=tmp_path, limit_predict_batches=1, **QUIET)
     data = MNISTDataModule(root, eval_batch_size=30)
     few.predict(network, datamodule=data, ckpt_path=folder / "last.ckpt", output=output)
     assert 1 < len(output.read_text().splitlines()) <= 31
