@@ -163,7 +163,7 @@ def default_signals() -> None:
         pytest.param("SIGINT", 10, TWO, 130, marks=pytest.mark.slow),
     ],
 )
-def test_a_stopped_run_goes_on_to_the_same_bits(
+def test_a_stopped_run_resumes_to_the_same_bits(
     name: str,
     step: int,
     processes: list[str],
@@ -338,7 +338,7 @@ def test_auto_looks_in_the_folder_of_the_version_that_is_given(
 ) -> None:
     monkeypatch.chdir(finished)
     version = "--trainer.logger.init_args.version=two"
-    for _ in range(2):  # the second time it goes on from its own end
+    for _ in range(2):  # the second time it resumes from its own end
         arguments = [*PLAIN, "--data.root", root, "--ckpt_path=auto", version, *ONE]
         assert call(monkeypatch, "fit", *arguments, "--trainer.max_steps=8") == 0
         names = {path.name for path in Path("runs/smoke").iterdir()}
@@ -346,7 +346,7 @@ def test_auto_looks_in_the_folder_of_the_version_that_is_given(
     assert read_checkpoint("runs/smoke/two/checkpoints/last.ckpt")["global_step"] == 8
 
 
-def test_another_version_goes_on_in_its_own_folder(
+def test_another_version_resumes_in_its_own_folder(
     finished: Path, root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(finished)
@@ -357,7 +357,7 @@ def test_another_version_goes_on_in_its_own_folder(
     assert Path("runs/smoke/two/config.yaml").is_file()
 
 
-def test_auto_starts_afresh_where_there_is_nothing(root: str, tmp_path: Path) -> None:
+def test_auto_starts_from_scratch_if_there_is_nothing(root: str, tmp_path: Path) -> None:
     out = finish(fit(root, *ONE, "--trainer.max_steps=1", "--ckpt_path=auto"), tmp_path)
     assert "no checkpoint in runs/smoke: starting from scratch" in out
     assert f"checkpoint  {LAST}" in out  # it ended before its first validation
@@ -442,7 +442,7 @@ def test_a_run_does_not_write_over_another(
         assert contents(finished) == before
 
 
-def test_a_run_without_a_logger_goes_on_from_its_newest_checkpoint_alone(
+def test_a_run_without_a_logger_resumes_from_its_newest_checkpoint_alone(
     root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -94,7 +94,7 @@ def test_an_older_checkpoint_starts_a_new_version_and_says_so(
     assert Path("runs/smoke/version_1/config.yaml").exists()
 
 
-def test_a_folder_of_checkpoints_that_cannot_be_read_is_not_starting_afresh(
+def test_a_folder_of_checkpoints_that_cannot_be_read_is_an_error_to_auto(
     finished: Path, root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(FOLDER)
