@@ -213,7 +213,8 @@ def test_twenty_kills_around_a_save_lose_nothing(root: str, tmp_path: Path) -> N
 def save_step(path: Path, step: int) -> None:
     # By numpy: torch's threads do not come along into a forked process.
     tensor = torch.from_numpy(np.full(1_000_000, step))
-    checkpoint = {"mnist_lightning_format": 1, "step": step, "tensor": tensor}
+    checkpoint = read_checkpoint(Path(__file__).parent / "format_1.ckpt")
+    checkpoint |= {"step": step, "tensor": tensor}
     VerifiedCheckpointIO().save_checkpoint(checkpoint, path)
 
 
