@@ -80,7 +80,7 @@ def draw(address: str) -> np.ndarray:
 
 def main() -> None:
     """Run the demo, draw, and print the table."""
-    command = [sys.executable, "-m", "mnist_lightning demo", "--no_browser", "--port", "0"]
+    command = [sys.executable, "-m", "mnist_lightning", "demo", "--no_browser", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout
         try:
