@@ -3,9 +3,11 @@
 import math
 import multiprocessing
 import os
+import pty
 import random
 import re
 import resource
+import select
 import shutil
 import signal
 import subprocess
@@ -185,6 +187,23 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     assert f"resuming from {LAST}" in out
     assert [path.name for path in (tmp_path / "runs/smoke").iterdir()] == ["version_0"]
     assert_same_run(whole(processes), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_whose_terminal_is_closed_saves(root: str, tmp_path: Path) -> None:
+    command = fit(root, *ONE, "--trainer.max_epochs=10000", "--trainer.enable_progress_bar=true")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        default_signals()
+        os.chdir(tmp_path)
+        os.execv(command[0], command)
+    while not (tmp_path / LAST).exists():
+        if select.select([terminal], [], [], 0.1)[0]:
+            os.read(terminal, 65536)
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 129
+    assert read_checkpoint(tmp_path / LAST)["global_step"] > 0
 
 
 @pytest.mark.slow

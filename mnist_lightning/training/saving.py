@@ -1,6 +1,7 @@
 """Checkpoints: which are kept, how they are written and read, and what happens on a signal."""
 
 import io
+import os
 import signal
 import warnings
 from pathlib import Path
@@ -130,11 +131,13 @@ class SaveOnSignal(Callback):
     def __init__(self, last: ModelCheckpoint) -> None:
         self.last = last
         self.received: signal.Signals | None = None
+        self.terminals: list[int] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over the signals; Lightning gives them back at the end."""
         # Lightning's own SIGTERM handler exits with 0, and talks to the other processes within it.
         self.received = signal.SIGTERM if trainer.received_sigterm else None
+        self.terminals = [stream for stream in (1, 2) if os.isatty(stream)]
         for number in signal.Signals:
             if number.name in STOP_SIGNALS and signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._receive)
@@ -178,6 +181,10 @@ class SaveOnSignal(Callback):
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(signum)
         signal.signal(signum, signal.SIG_DFL)
+        if self.received.name == "SIGHUP":  # the terminal is gone: to write to it is an error
+            with open(os.devnull, "w") as nowhere:
+                for stream in self.terminals:
+                    os.dup2(nowhere.fileno(), stream)
 
     def _exit(self, trainer: pl.Trainer) -> None:
         received = self.received or signal.SIGTERM
