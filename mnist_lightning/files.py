@@ -1,8 +1,11 @@
 """Writing files so that no reader ever sees half of one."""
 
 import os
+import platform
+import re
 import secrets
 import shutil
+import zlib
 from pathlib import Path
 
 
@@ -23,11 +26,13 @@ def replace_file(path: Path, contents: bytes) -> None:
         OSError: If the file can't be written; what was there before is there still.
     """
     target = Path(os.path.realpath(path))
-    partial = target.with_name(f".{target.name[:50]}.{secrets.token_hex(8)}")
+    owner = f"{_machine()}.{os.getpid()}.{secrets.token_hex(4)}"
+    partial = target.with_name(f".{target.name[:50]}.{owner}")
     try:
         if path.exists() and not path.is_file():
             path.write_bytes(contents)
             return
+        remove_stale_partials(target.parent)
         try:
             with partial.open("xb") as file:
                 file.write(contents)
@@ -41,3 +46,27 @@ def replace_file(path: Path, contents: bytes) -> None:
             raise
     except OSError as error:
         raise OSError(f"{path}: could not write it: {error.strerror}") from error
+
+
+def remove_stale_partials(folder: Path) -> None:
+    """Remove what killed processes of this machine had written of a file, see `replace_file`."""
+    for path in folder.glob(".*"):
+        owner = re.fullmatch(rf"\..+\.{_machine()}\.(\d{{1,9}})\.[0-9a-f]{{8}}", path.name)
+        if owner and not _is_alive(int(owner[1])):
+            path.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def _is_alive(process: int) -> bool:
+    if os.name == "nt":  # there signal 0 is no question, but Ctrl-C
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        pass
+    return True
