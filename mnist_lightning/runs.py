@@ -1,6 +1,8 @@
 """A run's folder: what it is called, its newest checkpoint and its curves; without Lightning."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 from mnist_lightning.checkpoint import read_checkpoint
 from mnist_lightning.errors import UserError
@@ -18,24 +20,56 @@ def run_folder(checkpoint: str | Path) -> Path:
     return Path(checkpoint).resolve().parent.parent
 
 
-def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """Find the newest whole checkpoint at any depth of a folder.
+def versions(folder: Path) -> list[Path]:
+    """Return the folders of a name's runs, newest first.
+
+    Numbered versions come first, by their number; then those with a name of their own, by the time
+    at which they started, which is in the names of their event files. Times that the file system
+    keeps are not looked at: a copy, or a clock that was set, changes them.
 
     Args:
-        folder: A run's folder, or one of several runs; it need not exist.
+        folder: The name's folder; it need not exist.
+
+    Raises:
+        OSError: If it can't be read.
+    """
+
+    def order(run: Path) -> tuple[bool, int]:
+        number = re.fullmatch(r"version_(\d+)", run.name)
+        starts = (re.match(r"events\.out\.tfevents\.(\d+)", path.name) for path in _entries(run))
+        start = min((int(time[1]) for time in starts if time), default=0)
+        return bool(number), int(number[1]) if number else start
+
+    return sorted((path for path in _entries(folder) if path.is_dir()), key=order, reverse=True)
+
+
+def newest_checkpoint(run: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
+    """Find a run's newest whole checkpoint: the one with the most steps, and of equals `last.ckpt`.
+
+    Every file is read once.
+
+    Args:
+        run: The run's folder; it need not exist.
 
     Returns:
-        Its path, or None if there is none, and a line for each newer file that is damaged.
+        Its path, or None if there is none; its contents; and a line for each file that is passed
+        over because it is damaged, is no file, or was removed meanwhile.
+
+    Raises:
+        OSError: If the folder or a file in it can't be read.
     """
-    damaged: list[str] = []
-    paths = folder.glob("**/checkpoints/*.ckpt")
-    for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+    newest, contents, skipped = None, dict[str, Any](), list[str]()
+    for path in _entries(run / "checkpoints"):
+        if path.suffix != ".ckpt":
+            continue
         try:
-            read_checkpoint(path)
-            return path, damaged
-        except UserError as error:
-            damaged.append(str(error))
-    return None, damaged
+            checkpoint = read_checkpoint(path)
+        except (UserError, FileNotFoundError) as error:
+            skipped.append(str(error))
+            continue
+        if newest is None or _age(path, checkpoint) > _age(newest, contents):
+            newest, contents = path, checkpoint
+    return newest, contents, skipped
 
 
 def read_curves(folder: Path) -> Curves:
@@ -53,3 +87,21 @@ def read_curves(folder: Path) -> Curves:
         values = events.Scalars(name)
         curves[name] = [event.step for event in values], [event.value for event in values]
     return curves
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what is in a folder, or nothing if there is no such folder.
+
+    Not by `glob`, which takes a folder that can't be read for an empty one.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        if folder.is_symlink():  # to a disk that is not there now
+            raise
+        return []
+
+
+def _age(path: Path, checkpoint: dict[str, Any]) -> tuple[int, bool]:
+    step = checkpoint.get("global_step")
+    return step if isinstance(step, int) else -1, path.name == "last.ckpt"

@@ -1,29 +1,45 @@
-"""A command line with --ckpt_path: which checkpoint, whose settings, and the folder to go on in."""
+"""A command line with --ckpt_path: which checkpoint, whose settings, the folder to resume in."""
 
+import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_only
 
 from mnist_lightning.checkpoint import read_checkpoint
 from mnist_lightning.errors import UserError
-from mnist_lightning.runs import newest_checkpoint, run_folder, version_folder
+from mnist_lightning.runs import newest_checkpoint, run_folder, version_folder, versions
+from mnist_lightning.text import printable
 
 # Where the data lie and how they are cut for evaluation are no part of what a checkpoint is.
 FREE_DATA_SETTINGS = {"root", "eval_batch_size"}
 # What `validate`, `test` and `predict` must know to read the images that the run did.
 IMAGE_SETTINGS = {"dataset", "val_size", "train_size", "split_seed"}
 
-say = rank_zero_only(print)
+
+class Start(NamedTuple):
+    """The checkpoint that a command starts from.
+
+    Attributes:
+        path: Its file, as it was named.
+        checkpoint: Its contents.
+        is_newest: Whether it is the newest of its run, if the command is `fit`.
+        in_place: Whether the run resumes in its own folder.
+    """
+
+    path: str
+    checkpoint: dict[str, Any]
+    is_newest: bool = False
+    in_place: bool = False
 
 
-def use_checkpoint(subcommand: str, config: Namespace, given: Namespace) -> bool:
+def use_checkpoint(subcommand: str, config: Namespace, given: Namespace) -> Start | None:
     """Take from the checkpoint that `config.ckpt_path` names what the user did not give.
 
-    For `fit`, `auto` stands for the newest whole checkpoint of the run's name, and version where
-    one is given, or for none where there is none.
+    For `fit`, `auto` stands for the newest whole checkpoint of the run's name, and version if one
+    is given, or for none if there is none.
 
     Args:
         subcommand: `fit`, `validate`, `test` or `predict`.
@@ -31,26 +47,32 @@ def use_checkpoint(subcommand: str, config: Namespace, given: Namespace) -> bool
         given: Those of them that stand in files and flags.
 
     Returns:
-        True where the checkpoint is the newest of a run, which then goes on in its own folder.
+        The checkpoint, read once; None if `fit` starts without one.
 
     Raises:
         FileNotFoundError: If there is no such file.
+        OSError: If a folder that is to be looked through can't be read.
         UserError: If none is named where one is needed, it is damaged or not of this project, or
             what was given contradicts it.
     """
-    if subcommand == "fit" and config.ckpt_path == "auto":
-        config.ckpt_path = _newest_of_name(config)
-    if config.ckpt_path is None:
-        if subcommand == "fit":
-            return False
+    if config.ckpt_path is None and subcommand != "fit":
         raise UserError(f"{subcommand} needs --ckpt_path FILE, a checkpoint that fit wrote")
-    checkpoint = _read(config.ckpt_path)
+    if subcommand == "fit" and config.ckpt_path == "auto":
+        start = _newest_of_name(config)
+    elif config.ckpt_path is not None:
+        start = _read(config.ckpt_path, subcommand)
+    else:
+        start = None
+    config.ckpt_path = start and start.path
+    if start is None:
+        return None
+    checkpoint = start.checkpoint
     _take("model", checkpoint["hyper_parameters"], config, given, refuse=True)
     data = checkpoint.get("datamodule_hyper_parameters", {})  # or a user's own data
     if subcommand != "fit":
         saved = {name: data[name] for name in sorted(IMAGE_SETTINGS & data.keys())}
         _take("data", saved, config, given, refuse=False)
-        return False
+        return start
     saved = {name: data[name] for name in sorted(data.keys() - FREE_DATA_SETTINGS)}
     _take("data", saved, config, given, refuse=True)
     if "averaging_state" in checkpoint and not _averages(config.trainer.callbacks):
@@ -58,11 +80,21 @@ def use_checkpoint(subcommand: str, config: Namespace, given: Namespace) -> bool
             "the checkpoint's run averaged its weights, and this one would not: "
             "give the file or flag with EMAWeightAveraging that it was started with"
         )
-    return _go_on_in_its_folder(config, checkpoint["global_step"])
+    return start._replace(in_place=start.is_newest and _resume_in_place(config, checkpoint))
 
 
-def _newest_of_name(config: Namespace) -> str | None:
-    if not _is_tensorboard(config.trainer.logger):
+def is_tensorboard(logger: Any) -> bool:
+    """Tell whether a logger's settings are a TensorBoardLogger's."""
+    return isinstance(logger, Namespace) and logger.class_path.endswith("TensorBoardLogger")
+
+
+@rank_zero_only
+def _print(line: str, note: bool = False) -> None:
+    print(printable(f"note: {line}" if note else line), file=sys.stderr if note else sys.stdout)
+
+
+def _newest_of_name(config: Namespace) -> Start | None:
+    if not is_tensorboard(config.trainer.logger):
         raise UserError(
             "--ckpt_path auto looks in the TensorBoardLogger's folder: keep that logger"
         )
@@ -70,22 +102,35 @@ def _newest_of_name(config: Namespace) -> str | None:
     version = config.trainer.logger.init_args.version
     if version is not None:
         folder /= version_folder(version)
-    path, damaged = newest_checkpoint(folder)
-    for line in damaged:
-        say(f"note: {line}", file=sys.stderr)
-    say(f"going on from {path}" if path else f"no checkpoint in {folder}: starting afresh")
-    return str(path) if path else None
+    for run in versions(folder) if version is None else [folder]:
+        path, checkpoint, skipped = newest_checkpoint(run)
+        for line in skipped:
+            _print(line, note=True)
+        if path:
+            _print(f"resuming from {path}")
+            return Start(str(path), checkpoint, is_newest=True)
+    _print(f"no checkpoint in {folder}: starting from scratch")
+    return None
 
 
-def _read(path: str) -> dict[str, Any]:
-    """Read a checkpoint; where it is damaged, name the newest whole one beside it."""
+def _read(path: str, subcommand: str) -> Start:
+    """Read a checkpoint; if it is damaged, name the newest whole one of its run."""
+    run = run_folder(path) if Path(path).resolve().parent.name == "checkpoints" else None
+    newest, checkpoint, _ = (
+        newest_checkpoint(run) if run and subcommand == "fit" else (None, {}, [])
+    )
+    if newest and Path(path).exists() and newest.samefile(path):
+        return Start(path, checkpoint, is_newest=True)
     try:
-        return read_checkpoint(path)
+        checkpoint = read_checkpoint(path)
     except UserError as error:
-        folder = Path(path).parent
-        other = newest_checkpoint(folder.parent)[0] if folder.name == "checkpoints" else None
-        hint = f"; the newest whole one of its run is {other}" if other else ""
+        newest = newest_checkpoint(run)[0] if run else None
+        hint = f"; the newest whole one of its run is {os.path.relpath(newest)}" if newest else ""
         raise UserError(f"{error}{hint}") from error
+    if newest:
+        line = f"starting a new version at step {checkpoint['global_step']}: the newest checkpoint "
+        _print(f"{line}of this run is {os.path.relpath(newest)}", note=True)
+    return Start(path, checkpoint)
 
 
 def _take(
@@ -97,36 +142,32 @@ def _take(
         if key not in given:
             config[key] = value
         elif config[key] != value:
-            message = f"{key} is {config[key]} here and {value} in the checkpoint"
+            message = printable(f"{key} is {config[key]} here and {value} in the checkpoint")
             if refuse:
                 raise UserError(f"{message}: leave it out, or use another checkpoint")
-            say(f"note: {message}; {config[key]} is used", file=sys.stderr)
+            _print(f"{message}; {config[key]} is used", note=True)
 
 
-def _go_on_in_its_folder(config: Namespace, global_step: int) -> bool:
+def _resume_in_place(config: Namespace, checkpoint: dict[str, Any]) -> bool:
+    """Let the logger write on in the checkpoint's run, if it is one of the logger's name."""
     logger = config.trainer.logger
     folder = run_folder(config.ckpt_path)
-    if not _is_tensorboard(logger) or folder.parent != _name_folder(logger).resolve():
+    if not is_tensorboard(logger) or folder.parent != _name_folder(logger).resolve():
         return False
-    newest, _ = newest_checkpoint(folder)
-    if newest is None or not newest.samefile(config.ckpt_path):
-        return False  # the run's newer checkpoints and curves are not to be lost
     version = logger.init_args.version
     if version is not None and version_folder(version) != folder.name:
         return False  # the user wants another folder
     logger.init_args.version = folder.name
     # What the run had logged after this checkpoint will come again.
-    logger.dict_kwargs = {"purge_step": global_step}
+    logger.dict_kwargs = {"purge_step": checkpoint["global_step"]}
     return True
 
 
 def _averages(callbacks: Any) -> bool:
     callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-    return any(each.class_path.endswith("WeightAveraging") for each in callbacks if each)
-
-
-def _is_tensorboard(logger: Any) -> bool:
-    return isinstance(logger, Namespace) and logger.class_path.endswith("TensorBoardLogger")
+    return any(
+        callback.class_path.endswith("WeightAveraging") for callback in callbacks if callback
+    )
 
 
 def _name_folder(logger: Namespace) -> Path:

@@ -1,0 +1,72 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from mnist_lightning.runs import newest_checkpoint, versions
+
+
+def save(path: Path, step: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"mnist_lightning_format": 1, "global_step": step}, path)
+
+
+def test_the_newest_checkpoint_is_the_one_with_the_most_steps(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    for step, name in ((30, "best"), (20, "last"), (9, "old")):
+        save(folder / f"{name}.ckpt", step)
+    for time, name in ((1, "best"), (2, "last"), (4_000_000_000, "old")):  # of the year 2096
+        os.utime(folder / f"{name}.ckpt", (time, time))
+    path, checkpoint, skipped = newest_checkpoint(tmp_path)
+    assert path == folder / "best.ckpt" and checkpoint["global_step"] == 30 and not skipped
+    save(folder / "last.ckpt", 30)  # of equals, the one that was saved last
+    assert newest_checkpoint(tmp_path)[0] == folder / "last.ckpt"
+
+
+def test_what_is_no_checkpoint_is_passed_over_with_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkpoints"
+    save(folder / "best.ckpt", 1)
+    (folder / "a_folder.ckpt").mkdir()
+    os.mkfifo(folder / "a_pipe.ckpt")
+    (folder / "dangling.ckpt").symlink_to("nowhere")
+    (folder / "damaged.ckpt").write_bytes(b"")
+    (folder / "notes.txt").write_text("")
+    path, _, skipped = newest_checkpoint(tmp_path)
+    assert path == folder / "best.ckpt"
+    names = ("a_folder", "a_pipe", "damaged", "dangling")
+    assert len(skipped) == 4
+    assert all(name in line for name, line in zip(names, skipped, strict=True))
+
+    def list_what_vanishes(self: Path) -> list[Path]:
+        return [folder / "vanished.ckpt", folder / "best.ckpt"]
+
+    monkeypatch.setattr(Path, "iterdir", list_what_vanishes)
+    path, _, (line,) = newest_checkpoint(tmp_path)
+    assert path == folder / "best.ckpt" and "vanished.ckpt" in line
+
+
+def test_versions_come_by_number_then_by_the_start_in_their_event_files(tmp_path: Path) -> None:
+    for name in ("version_9", "version_10", "alpha", "beta", "sub/version_11", "version_x"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "version_99").write_text("")  # no folder
+    for name, starts in (("alpha", (200, 300)), ("beta", (250, 260))):
+        for start in starts:
+            (tmp_path / name / f"events.out.tfevents.{start}.host.1.0").write_text("")
+    names = [path.name for path in versions(tmp_path)]
+    assert names[:4] == ["version_10", "version_9", "beta", "alpha"]
+    assert versions(tmp_path / "missing") == []
+
+
+@pytest.mark.parametrize("kind", ["a file", "a loop", "a link to nowhere"])
+def test_a_folder_of_checkpoints_that_cannot_be_read_is_an_error(kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    assert newest_checkpoint(tmp_path) == (None, {}, [])
+    if kind == "a file":
+        folder.write_text("")
+    else:
+        folder.symlink_to("checkpoints" if kind == "a loop" else "nowhere")
+    with pytest.raises(OSError, match="checkpoints"):
+        newest_checkpoint(tmp_path)
