@@ -3,10 +3,13 @@
 import math
 import multiprocessing
 import os
+import pty
 import random
 import re
 import resource
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -136,6 +139,12 @@ def send_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     return flags
 
 
+def default_signals() -> None:
+    # Whoever runs these tests, under nohup say, may ignore them, and so would the run.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 # -- the same bits after a kill
 
 
@@ -145,6 +154,7 @@ def send_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
         ("SIGKILL", 25, ONE, -9),
         ("SIGTERM", 25, ONE, 143),
         pytest.param("SIGINT", 3, ONE, 130, marks=pytest.mark.slow),
+        pytest.param("SIGHUP", 3, ONE, 129, marks=pytest.mark.slow),
         pytest.param("SIGTERM", 29, ONE, 143, marks=pytest.mark.slow),  # an epoch's last step
         pytest.param("SIGTERM", 25, ENSEMBLE, 143, marks=pytest.mark.slow),
         pytest.param("SIGTERM", 25, AVERAGED, 143, marks=pytest.mark.slow),
@@ -155,7 +165,7 @@ def send_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
         pytest.param("SIGINT", 10, TWO, 130, marks=pytest.mark.slow),
     ],
 )
-def test_a_stopped_run_goes_on_to_the_same_bits(
+def test_a_stopped_run_resumes_to_the_same_bits(
     name: str,
     step: int,
     processes: list[str],
@@ -165,7 +175,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     send_signal: Callable[..., list[str]],
     tmp_path: Path,
 ) -> None:
-    stopped = start(fit(root, *processes, *send_signal(name, step)), tmp_path)
+    command = fit(root, *processes, *send_signal(name, step))
+    stopped = start(command, tmp_path, preexec_fn=default_signals)
     out, err = stopped.communicate(timeout=600)
     assert stopped.returncode == code, err
     saved = read_checkpoint(tmp_path / LAST)["global_step"]
@@ -173,9 +184,26 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     if name != "SIGKILL":
         assert f"stopped by {name} after step {saved}" in out
     out = finish(fit(root, *processes, "--ckpt_path=auto"), tmp_path)
-    assert f"going on from {LAST}" in out
+    assert f"resuming from {LAST}" in out
     assert [path.name for path in (tmp_path / "runs/smoke").iterdir()] == ["version_0"]
     assert_same_run(whole(processes), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_whose_terminal_is_closed_saves(root: str, tmp_path: Path) -> None:
+    command = fit(root, *ONE, "--trainer.max_epochs=10000", "--trainer.enable_progress_bar=true")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        default_signals()
+        os.chdir(tmp_path)
+        os.execv(command[0], command)
+    while not (tmp_path / LAST).exists():
+        if select.select([terminal], [], [], 0.1)[0]:
+            os.read(terminal, 65536)
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 129
+    assert read_checkpoint(tmp_path / LAST)["global_step"] > 0
 
 
 @pytest.mark.slow
@@ -217,7 +245,7 @@ def test_a_kill_during_a_save_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     rng = random.Random(0)
     path = tmp_path / "last.ckpt"
     save_step(path, 0)
-    steps = []
+    steps, partials = [], set()
     for _ in range(25):
         process = multiprocessing.get_context("fork").Process(target=save_for_ever, args=(path,))
         process.start()
@@ -227,8 +255,11 @@ def test_a_kill_during_a_save_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
         checkpoint = read_checkpoint(path)
         assert (checkpoint["tensor"] == checkpoint["step"]).all()
         steps.append(checkpoint["step"])
+        partials.update(tmp_path.glob(".last.ckpt.*"))
     assert max(steps) > 1  # saves were done, and others begun
-    assert list(tmp_path.glob(".last.ckpt.*"))  # some were cut off in their midst
+    assert partials  # some were cut off in their midst
+    save_step(path, 0)
+    assert list(tmp_path.iterdir()) == [path]  # and the next save removes what they left
 
 
 # -- checkpoints
@@ -326,7 +357,7 @@ def test_auto_looks_in_the_folder_of_the_version_that_is_given(
 ) -> None:
     monkeypatch.chdir(finished)
     version = "--trainer.logger.init_args.version=two"
-    for _ in range(2):  # the second time it goes on from its own end
+    for _ in range(2):  # the second time it resumes from its own end
         arguments = [*PLAIN, "--data.root", root, "--ckpt_path=auto", version, *ONE]
         assert call(monkeypatch, "fit", *arguments, "--trainer.max_steps=8") == 0
         names = {path.name for path in Path("runs/smoke").iterdir()}
@@ -334,7 +365,7 @@ def test_auto_looks_in_the_folder_of_the_version_that_is_given(
     assert read_checkpoint("runs/smoke/two/checkpoints/last.ckpt")["global_step"] == 8
 
 
-def test_another_version_goes_on_in_its_own_folder(
+def test_another_version_resumes_in_its_own_folder(
     finished: Path, root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(finished)
@@ -345,9 +376,9 @@ def test_another_version_goes_on_in_its_own_folder(
     assert Path("runs/smoke/two/config.yaml").is_file()
 
 
-def test_auto_starts_afresh_where_there_is_nothing(root: str, tmp_path: Path) -> None:
+def test_auto_starts_from_scratch_if_there_is_nothing(root: str, tmp_path: Path) -> None:
     out = finish(fit(root, *ONE, "--trainer.max_steps=1", "--ckpt_path=auto"), tmp_path)
-    assert "no checkpoint in runs/smoke: starting afresh" in out
+    assert "no checkpoint in runs/smoke: starting from scratch" in out
     assert f"checkpoint  {LAST}" in out  # it ended before its first validation
 
 
@@ -426,11 +457,11 @@ def test_a_run_does_not_write_over_another(
     for where in ([], ["--ckpt_path=best.ckpt"]):
         message = call(monkeypatch, "fit", *SMOKE, *again, *where)
         assert isinstance(message, str)
-        assert "another run's checkpoints: go on from them with --ckpt_path auto" in message
+        assert "another run's checkpoints: resume from them with --ckpt_path auto" in message
         assert contents(finished) == before
 
 
-def test_a_run_without_a_logger_goes_on_from_its_newest_checkpoint_alone(
+def test_a_run_without_a_logger_resumes_from_its_newest_checkpoint_alone(
     root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -591,7 +622,7 @@ def test_torchrun_brings_a_killed_worker_back_to_the_same_bits(
         env={**os.environ, **variables},
     )
     assert done.returncode == 0, done.stderr
-    assert f"going on from {LAST}" in done.stdout
+    assert f"resuming from {LAST}" in done.stdout
     assert_same_run(whole(TWO), tmp_path)
 
 

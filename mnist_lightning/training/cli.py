@@ -15,6 +15,7 @@ Afterwards:
 
 import logging
 import os
+import shlex
 import sys
 import threading
 import warnings
@@ -28,9 +29,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.errors import UserError
+from mnist_lightning.runs import run_folder
+from mnist_lightning.text import printable
 from mnist_lightning.training import tensorboard
 from mnist_lightning.training.classifier import MNISTClassifier
-from mnist_lightning.training.resume import use_checkpoint
+from mnist_lightning.training.resume import is_tensorboard, use_checkpoint
 from mnist_lightning.training.speed import keep_freed_memory
 from mnist_lightning.training.trainer import Trainer
 
@@ -107,8 +110,8 @@ class CLI(LightningCLI):
         super().parse_arguments(parser, args)
         subcommand = self.config.subcommand
         given = parser.parse_args(args, defaults=False)[subcommand]
-        self.goes_on = use_checkpoint(subcommand, self.config[subcommand], given)
-        if self.goes_on:
+        self.start = use_checkpoint(subcommand, self.config[subcommand], given)
+        if self.start and self.start.in_place:
             self.save_config_callback = None  # its folder has one
 
     def before_instantiate_classes(self) -> None:
@@ -121,23 +124,32 @@ class CLI(LightningCLI):
             config.trainer.logger = config.trainer.enable_checkpointing = False
             self.save_config_callback = None
 
+    def instantiate_classes(self) -> None:
+        """Build the trainer, and hand it the checkpoint that was read."""
+        super().instantiate_classes()
+        if self.start:
+            self.trainer.checkpoint_io.already_read[self.start.path] = self.start.checkpoint
+
     def before_fit(self) -> None:
         """Refuse to write over another run, before anything is written.
 
         Raises:
-            UserError: If the run's folder holds checkpoints, and it does not go on from the newest
+            UserError: If the run's folder holds checkpoints, and it does not resume from the newest
                 of them.
         """
+        logger = self.config.fit.trainer.logger
+        if is_tensorboard(logger) and logger.init_args.version is None:
+            return  # it will get a new folder
         last = self.trainer.kept[-1]
         last.setup(self.trainer, self.model, "fit")  # finds its folder
-        folder, start = Path(str(last.dirpath)), self.config.fit.ckpt_path
-        newest = max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, default=None)
-        goes_on = self.goes_on or (start and newest and newest.samefile(start))
+        folder = Path(str(last.dirpath))
         saves = not self.trainer.fast_dev_run  # type: ignore[attr-defined]
-        if newest and saves and not goes_on:
+        start = self.start
+        resumes = start and start.is_newest and run_folder(start.path) == folder.resolve().parent
+        if saves and not resumes and any(folder.glob("*.ckpt")):
             raise UserError(
                 f"{folder} holds another run's checkpoints: "
-                "go on from them with --ckpt_path auto, or give this run a folder of its own"
+                "resume from them with --ckpt_path auto, or give this run a folder of its own"
             )
 
     def before_validate(self) -> None:
@@ -164,13 +176,18 @@ class CLI(LightningCLI):
         python = Path(sys.executable)
         if python.is_relative_to(Path.cwd()):
             python = python.relative_to(Path.cwd())
-        print(f"\ncheckpoint  {path}")
         root = self.config.fit.data.root
-        where = "" if root == "data" else f" --data.root {root}"
-        print(f"test it     {python} -m mnist_lightning test --ckpt_path {path}{where}")
+        module, data = [str(python), "-m"], [] if root == "data" else ["--data.root", root]
+        lines = {
+            "checkpoint": [path],
+            "test it": [*module, "mnist_lightning", "test", "--ckpt_path", path, *data],
+        }
         if isinstance(self.trainer.logger, TensorBoardLogger):
             folder = self.trainer.logger.save_dir
-            print(f"see curves  {python} -m tensorboard.main --logdir {folder}")
+            lines["see curves"] = [*module, "tensorboard.main", "--logdir", folder]
+        print()
+        for name, words in lines.items():
+            print(f"{name:<11} {printable(shlex.join(words))}")
 
 
 def _silence_what_no_user_can_change() -> None:
@@ -180,14 +197,8 @@ def _silence_what_no_user_can_change() -> None:
     warnings.filterwarnings(
         "ignore", message=".*callbacks used to create the checkpoint need to be"
     )
-    # A run may end before its first validation: it has no best checkpoint, but a last one.
-    warnings.filterwarnings("ignore", message=".*could not find the monitored key")
-    # `Batches` asks the trainer where an epoch goes on; it keeps no state of its own.
+    # `Batches` asks the trainer where an epoch resumes; it keeps no state of its own.
     warnings.filterwarnings("ignore", message=".*dataloader is not resumable")
-    # One that goes on in another folder begins a new list of best checkpoints there.
-    warnings.filterwarnings("ignore", message="The dirpath has changed from")
-    # A run that goes on does so in its own folder.
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     unwanted = ("litlogger", "litmodels", "TPU available", "to estimate number of stepping batches")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: not any(words in record.getMessage() for words in unwanted)

@@ -1,18 +1,21 @@
 """Trainer: Lightning's, with safe checkpoints, signals and predictions in a file."""
 
+import copy
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mnist_lightning.data.predictions import write_predictions
 from mnist_lightning.errors import UserError
-from mnist_lightning.training.saving import SaveOnSignal, VerifiedCheckpointIO, checkpoints
+from mnist_lightning.training.saving import SafeModelCheckpoint, SaveOnSignal, VerifiedCheckpointIO
 from mnist_lightning.training.speed import Throughput
 
 TRUE_HALF_OR_DOUBLE = ("64-true", "16-true", "bf16-true")
@@ -21,15 +24,15 @@ TRUE_HALF_OR_DOUBLE = ("64-true", "16-true", "bf16-true")
 class Trainer(pl.Trainer):
     """Lightning's Trainer as the command line uses it, for Python too.
 
-    It keeps `best.ckpt` and `last.ckpt`, each whole at any moment; ends on SIGTERM or Ctrl-C with
-    `last.ckpt` saved; logs `train/images_per_second`; and `predict` can write a file.
+    It keeps `best.ckpt`, by `val/accuracy`, and `last.ckpt`, each whole at any moment; gives each
+    run a folder of its own; ends on SIGTERM, SIGHUP or Ctrl-C with `last.ckpt` saved; logs
+    `train/images_per_second`; and `predict` can write a file.
 
     Args:
         callbacks: Callbacks beside those that do this.
         plugins: Lightning's plugins.
         enable_checkpointing: False keeps no checkpoint, and leaves signals to Lightning.
         enable_progress_bar: Whether to show a progress bar.
-        limit_val_batches: As in Lightning; 0 for no validation, and so no `best.ckpt`.
         settings: All other arguments of Lightning's Trainer.
 
     Raises:
@@ -43,27 +46,28 @@ class Trainer(pl.Trainer):
         plugins: Any = None,
         enable_checkpointing: bool | None = None,
         enable_progress_bar: bool | None = None,
-        limit_val_batches: int | float | None = None,
         **settings: Any,
     ) -> None:
         given = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
         always: list[Callback] = []
-        self.kept: list[ModelCheckpoint] = []
+        self.kept: list[SafeModelCheckpoint] = []
         if enable_checkpointing is not False:
-            self.kept = checkpoints(validates=limit_val_batches != 0)
-            always = [SaveOnSignal(self.kept[-1]), Throughput(), *self.kept]
+            best = SafeModelCheckpoint("best", monitor="val/accuracy", mode="max")
+            last = SafeModelCheckpoint("last")
+            self.kept = [best, last]
+            always = [SaveOnSignal(last), Throughput(), *self.kept]
             has_bar = any(isinstance(callback, ProgressBar) for callback in given)
             if enable_progress_bar is not False and not has_bar:
                 # Lightning's own draws itself in each step, for 1.5% of its time.
                 always.append(TQDMProgressBar(refresh_rate=10))
+        self.checkpoint_io = VerifiedCheckpointIO()
         plugins = plugins if isinstance(plugins, list) else [plugins] if plugins else []
         try:
             super().__init__(
                 callbacks=[*always, *given],
-                plugins=[*plugins, VerifiedCheckpointIO()],
+                plugins=[*plugins, self.checkpoint_io],
                 enable_checkpointing=enable_checkpointing,
                 enable_progress_bar=enable_progress_bar,
-                limit_val_batches=limit_val_batches,
                 **settings,
             )
         except ValueError as error:  # arguments that do not go together
@@ -73,6 +77,27 @@ class Trainer(pl.Trainer):
                 f"trainer.precision {self.precision}: pixels and warps are float32; "
                 "use 32-true, 16-mixed or bf16-mixed"
             )
+
+    def fit(self, *arguments: Any, **settings: Any) -> None:
+        """Train as Lightning does, in a folder that no other run takes at the same time.
+
+        Args:
+            arguments: Those of Lightning's `fit`.
+            settings: Those of Lightning's `fit`.
+        """
+        claimed = []
+        for i, logger in enumerate(self.loggers if self.is_global_zero else []):
+            claim = _claim_folder(logger) if isinstance(logger, TensorBoardLogger) else None
+            if claim:
+                self.loggers[i] = claim
+                claimed.append(Path(claim.log_dir))
+        try:
+            super().fit(*arguments, **settings)
+        except BaseException:
+            for folder in claimed:
+                with suppress(OSError):  # unless the run has left something in it
+                    folder.rmdir()
+            raise
 
     def predict(self, *arguments: Any, output: str | Path | None = None, **settings: Any) -> Any:
         """Predict as Lightning does, and write each image's probabilities to a CSV file.
@@ -115,3 +140,23 @@ class Trainer(pl.Trainer):
             write_predictions(output, data.predict_images, indices, probabilities)
             print(f"wrote {output}: {len(probabilities):,} images")
         return batches
+
+
+def _claim_folder(logger: TensorBoardLogger) -> TensorBoardLogger | None:
+    """Make a new run's folder, so that another run that starts now takes a later version.
+
+    Returns:
+        A copy of the logger, whose folder this call has made; None if the logger was given a
+        version whose folder is there.
+    """
+    taken = None
+    while True:
+        claim = copy.copy(logger)  # a logger keeps the version that it has chosen
+        folder = Path(claim.log_dir)
+        if folder == taken:
+            return None
+        try:
+            folder.mkdir(parents=True)
+            return claim
+        except FileExistsError:
+            taken = folder

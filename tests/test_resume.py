@@ -1,0 +1,144 @@
+"""Which checkpoint a command line starts from, in which folder, and what it says about it."""
+
+import multiprocessing
+import shutil
+from collections import Counter
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import PLAIN, call
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from mnist_lightning import checkpoint as checkpoint_room
+from mnist_lightning.checkpoint import read_checkpoint
+from mnist_lightning.training import resume, saving
+from mnist_lightning.training.trainer import _claim_folder
+
+FOLDER = "runs/smoke/version_0/checkpoints"
+CPU = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.enable_progress_bar=false"]
+
+
+@pytest.fixture
+def finished(smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of a finished run's folder, in which the test stands."""
+    shutil.copytree(smoke / "runs", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def older(finished: Path) -> str:
+    """Return a checkpoint of the run with fewer steps than last.ckpt."""
+    path = f"{FOLDER}/best.ckpt"
+    torch.save(dict(read_checkpoint(path), global_step=4), path)
+    return path
+
+
+def fit(monkeypatch: pytest.MonkeyPatch, root: str, *arguments: str) -> int | str | None:
+    return call(monkeypatch, "fit", *PLAIN, "--data.root", root, *CPU, *arguments)
+
+
+@pytest.mark.parametrize("start", ["auto", f"{FOLDER}/last.ckpt"])
+def test_each_file_is_read_once(
+    start: str, finished: Path, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: Counter[str] = Counter()
+
+    def count(path: str | Path) -> dict[str, Any]:
+        reads[Path(path).name] += 1
+        return read_checkpoint(path)
+
+    for room in (resume, saving, checkpoint_room, __import__("mnist_lightning.runs").runs):
+        monkeypatch.setattr(room, "read_checkpoint", count)
+    assert fit(monkeypatch, root, f"--ckpt_path={start}") == 0
+    assert reads == {"best.ckpt": 1, "last.ckpt": 1}
+    reads.clear()
+    where = ["--ckpt_path", f"{FOLDER}/best.ckpt", "--data.root", root]
+    assert call(monkeypatch, "validate", *where, "--trainer.accelerator=cpu") == 0
+    assert reads == {"best.ckpt": 1}
+
+
+def test_auto_takes_no_run_of_a_longer_name(
+    finished: Path, root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.move("runs/smoke/version_0", "runs/smoke/sub/version_0")
+    assert fit(monkeypatch, root, "--ckpt_path=auto", "--trainer.max_steps=1") == 0
+    assert "no checkpoint in runs/smoke: starting from scratch" in capsys.readouterr().out
+    assert Path(FOLDER, "last.ckpt").exists()
+
+
+def test_auto_says_what_it_passes_over_and_prints_no_control_characters(
+    finished: Path, root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(FOLDER, "\x1b[2J.ckpt").mkdir()
+    shutil.copytree("runs/smoke", "runs/\x1b[31m$(touch pwned) x")
+    shutil.rmtree("runs/smoke")
+    name = "--trainer.logger.init_args.name=\x1b[31m$(touch pwned) x"
+    assert fit(monkeypatch, root, "--ckpt_path=auto", name) == 0
+    out, err = capsys.readouterr()
+    assert "note: " in err and "?[2J.ckpt" in err
+    ours = [line for line in out.splitlines() if line.startswith(("resuming", "check", "test"))]
+    assert len(ours) == 3 and "\x1b" not in "".join(ours)
+    assert ours[2].count("'runs/?[31m$(touch pwned) x/version_0/checkpoints/best.ckpt'") == 1
+
+
+def test_an_older_checkpoint_starts_a_new_version_and_says_so(
+    older: str, root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(monkeypatch, root, f"--ckpt_path={older}") == 0
+    line = f"note: starting a new version at step 4: the newest checkpoint of this run is {FOLDER}"
+    assert f"{line}/last.ckpt\n" in capsys.readouterr().err
+    assert Path("runs/smoke/version_1/config.yaml").exists()
+
+
+def test_a_folder_of_checkpoints_that_cannot_be_read_is_an_error_to_auto(
+    finished: Path, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(FOLDER)
+    Path(FOLDER).symlink_to("/nowhere/disk")
+    message = fit(monkeypatch, root, "--ckpt_path=auto")
+    assert message == f"error: {FOLDER}: No such file or directory"
+
+
+# -- two runs at one instant
+
+
+def claim(folder: Path, barrier: Barrier, number: int) -> None:
+    names = []
+    for _ in range(20):
+        barrier.wait()
+        mine = _claim_folder(TensorBoardLogger(str(folder), "exp"))
+        assert mine is not None
+        names.append(Path(mine.log_dir).name)
+    (folder / f"names_{number}").write_text("\n".join(names))
+
+
+def test_processes_that_start_at_one_instant_get_folders_of_their_own(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(4)
+    processes = [context.Process(target=claim, args=(tmp_path, barrier, i)) for i in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    names = [n for path in tmp_path.glob("names_*") for n in path.read_text().split()]
+    assert sorted(names) == sorted(f"version_{number}" for number in range(80))
+
+
+def test_a_version_that_is_given_is_not_changed(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(str(tmp_path), "exp", version="two")
+    claimed = _claim_folder(logger)
+    assert claimed and claimed.version == "two" and (tmp_path / "exp/two").is_dir()
+    assert _claim_folder(logger) is None
+
+
+def test_a_mistake_leaves_no_claimed_folder(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    assert str(fit(monkeypatch, root, "--data.root=file/data")).startswith("error: ")
+    assert list(tmp_path.glob("runs/smoke/*")) == []
