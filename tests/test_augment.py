@@ -6,7 +6,7 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import affine
 
-from mnist_lightning.data.augment import affine_table, warp
+from mnist_lightning.data.augment import affine_table, preview, warp
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.network import to_pixels
 
@@ -106,6 +106,14 @@ def test_parameters_fill_their_ranges_and_stay_inside() -> None:
     scale_x, scale_y = zoom[:, 0, 0], zoom[:, 1, 1]
     assert 0.92 <= scale_x.min() < 0.921 and 1.079 < scale_y.max() <= 1.08
     assert abs(np.corrcoef(scale_x, scale_y)[0, 1]) < 0.05  # drawn separately
+
+
+def test_a_preview_shows_warps_of_the_one_image(pixels: torch.Tensor) -> None:
+    same = preview(pixels[3], NOTHING, num=4)
+    torch.testing.assert_close(same, pixels[3].expand(4, -1, -1), atol=1e-5, rtol=0)
+    shown = preview(pixels[3], ARTICLE)
+    assert len(torch.unique(shown, dim=0)) == 29
+    assert torch.equal(shown, preview(pixels[3], ARTICLE))
 
 
 def test_pixels_are_the_bytes_over_255() -> None:

@@ -170,24 +170,28 @@ def test_dropout_is_a_function_of_seed_step_and_rank_and_leaves_torchs_generator
 
 
 @pytest.mark.parametrize("seeded", [True, False])
-def test_a_fit_in_the_same_process_resumes_another(seeded: bool, root: str, tmp_path: Path) -> None:
-    def fit(epochs: int, **start: object) -> dict[str, torch.Tensor]:
-        classifier, data = small(schedule="constant"), MNISTDataModule(root, train_size=256)
-        run = trainer(max_epochs=epochs, limit_val_batches=0)
+def test_a_run_is_resumed_in_the_same_process_to_the_same_bits(
+    seeded: bool, root: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "third_step.ckpt"  # an epoch has two
+
+    class Save(pl.Callback):
+        def on_train_batch_end(self, trainer, *_: object) -> None:  # type: ignore[no-untyped-def, override]
+            if trainer.global_step == 3 and not path.exists():
+                trainer.save_checkpoint(path)
+
+    def fit(**start: object) -> dict[str, torch.Tensor]:
+        classifier, data = small(), MNISTDataModule(root, train_size=256)
+        run = trainer(max_epochs=2, limit_val_batches=0, callbacks=[Save()])
         run.fit(classifier, data, **start)
-        run.save_checkpoint(tmp_path / "last.ckpt")
         return classifier.state_dict()
 
     pl.seed_everything(1, verbose=False) if seeded else torch.seed()
-    state = torch.get_rng_state()
-    whole = fit(2)
-    torch.set_rng_state(state)  # for the same initial weights
-    fit(1)
-    resumed = fit(2, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    whole, resumed = fit(), fit(ckpt_path=path, weights_only=True)
     assert all(torch.equal(weight, whole[name]) for name, weight in resumed.items())
+    pl.seed_everything(2, verbose=False)
     with pytest.raises(UserError, match=r"this one 2: .* or in Python with seed_everything\("):
-        pl.seed_everything(2, verbose=False)
-        fit(2, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+        fit(ckpt_path=path, weights_only=True)
 
 
 def test_every_setting_is_saved_by_name_and_an_unknown_one_named() -> None:

@@ -78,6 +78,8 @@ def test_stratified_sample_takes_as_many_as_asked_for(size: int) -> None:
     labels = np.repeat([0, 1, 2], [10, 20, 30])
     sample = stratified_sample(labels, np.arange(60), size, seed=0)
     assert len(np.unique(sample)) == size
+    shares = size * np.array([10, 20, 30]) / 60
+    assert (abs(np.bincount(labels[sample], minlength=3) - shares) <= 0.5).all()
 
 
 # -- order and warps
@@ -272,12 +274,13 @@ def test_pseudo_labels_fill_their_share_of_each_step(root: str, tmp_path: Path) 
 
 def test_pseudo_labels_of_test_images_are_those_images(root: str, tmp_path: Path) -> None:
     path = write(tmp_path / "x.csv", "test", np.array([7]))
-    data = fit_data(root, pseudo_labels=path, rotation=0.0, shift=0.0, shear=0.0, zoom=0.0)
+    without = {"rotation": 0.0, "shift": 0.0, "shear": 0.0, "zoom": 0.0}
+    data = fit_data(root, pseudo_labels=path, pseudo_share=0.75, **without)
     images, labels = next(iter(data.train_dataloader()))
     test = MNISTDataModule(root)
     test.setup("test")
-    assert torch.equal(images[-32:], test.test_images[7].expand(32, 28, 28))
-    assert torch.allclose(labels[-32:, 3], torch.tensor(0.7))
+    assert torch.equal(images[-96:], test.test_images[7].expand(96, 28, 28))
+    assert torch.allclose(labels[-96:, 3], torch.tensor(0.7))
 
 
 def test_only_confident_pseudo_labels_are_used(root: str, tmp_path: Path) -> None:
