@@ -62,7 +62,7 @@ def test_a_partial_file_names_the_process_that_writes_it(
     names = []
     monkeypatch.setattr(os, "replace", lambda partial, target: names.append(partial.name))
     replace_file(tmp_path / ("a" * 60), b"x")
-    assert re.fullmatch(rf"\.a{{50}}\.{os.getpid()}\.[0-9a-f]{{16}}", names[0])
+    assert re.fullmatch(rf"\.a{{50}}\.[0-9a-f]{{8}}\.{os.getpid()}\.[0-9a-f]{{8}}", names[0])
 
 
 @pytest.mark.parametrize(
