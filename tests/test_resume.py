@@ -3,6 +3,7 @@
 import multiprocessing
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -142,3 +143,30 @@ def test_a_mistake_leaves_no_claimed_folder(
     (tmp_path / "file").write_text("")
     assert str(fit(monkeypatch, root, "--data.root=file/data")).startswith("error: ")
     assert list(tmp_path.glob("runs/smoke/*")) == []
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda checkpoint: checkpoint.update(loops={}),
+        lambda checkpoint: checkpoint.pop("optimizer_states"),
+        lambda checkpoint: checkpoint["optimizer_states"][0].clear(),
+        lambda checkpoint: checkpoint["state_dict"].update(other=torch.zeros(1)),
+        lambda checkpoint: checkpoint.update({"pytorch-lightning_version": "x"}),
+    ],
+    ids=["no loops", "no optimizer", "an empty optimizer", "another weight", "no version"],
+)
+def test_a_checkpoint_that_does_not_fit_the_run_is_refused_in_one_line(
+    spoil: Callable[[dict], object],
+    smoke: Path,
+    root: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint = read_checkpoint(smoke / "runs/smoke/version_0/checkpoints/last.ckpt")
+    spoil(checkpoint)
+    torch.save(checkpoint, "spoilt.ckpt")
+    message = call(monkeypatch, "fit", *PLAIN, "--data.root", root, "--ckpt_path=spoilt.ckpt")
+    assert isinstance(message, str) and message.startswith("error: ") and "\n" not in message
+    assert "does not fit this run" in message or "spoilt.ckpt" in message

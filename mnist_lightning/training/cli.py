@@ -18,6 +18,7 @@ import os
 import shlex
 import sys
 import threading
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
@@ -73,6 +74,12 @@ def main() -> None:
         raise UserError(str(error)) from error
     except ModuleNotFoundError as error:
         raise UserError(str(error)) from error
+    except Exception as error:
+        if isinstance(error, UserError | OSError) or not _while_restoring(error):
+            raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        line = f"the checkpoint does not fit this run, start a new one ({reason})"
+        raise UserError(line) from error
 
 
 class Parser(LightningArgumentParser):
@@ -138,8 +145,8 @@ class CLI(LightningCLI):
                 of them.
         """
         logger = self.config.fit.trainer.logger
-        if is_tensorboard(logger) and logger.init_args.version is None:
-            return  # it will get a new folder
+        if not self.trainer.kept or (is_tensorboard(logger) and logger.init_args.version is None):
+            return  # it keeps no checkpoint, or gets a new folder
         last = self.trainer.kept[-1]
         last.setup(self.trainer, self.model, "fit")  # finds its folder
         folder = Path(str(last.dirpath))
@@ -201,6 +208,12 @@ def _silence_what_no_user_can_change() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: not any(words in record.getMessage() for words in unwanted)
     )
+
+
+def _while_restoring(error: Exception) -> bool:
+    """Tell whether Lightning was reading a checkpoint: it looks at few of its parts before use."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(Path(frame.filename).name == "checkpoint_connector.py" for frame in frames)
 
 
 def _explain_once(failure: threading.ExceptHookArgs) -> None:
