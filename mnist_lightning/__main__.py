@@ -49,8 +49,9 @@ def main() -> None:
     try:
         _run(command, arguments)
     except OSError as error:
-        named = error.filename and error.strerror
-        _fail(f"{error.filename}: {error.strerror}" if named else str(error))
+        # TensorBoard's thread and sockets name no file.
+        where = error.filename or "writing or connecting failed"
+        _fail(f"{where}: {error.strerror}" if error.strerror else str(error))
     except UserError as error:
         _fail(str(error))
     except KeyboardInterrupt:

@@ -69,7 +69,8 @@ class Trainer(pl.Trainer):
         plugins = plugins if isinstance(plugins, list) else [plugins] if plugins else []
         try:
             super().__init__(
-                callbacks=[*always, *given],
+                # What others do at a step's end, as averaging, belongs into what a signal saves.
+                callbacks=[*given, *always],
                 plugins=[*plugins, self.checkpoint_io],
                 enable_checkpointing=enable_checkpointing,
                 enable_progress_bar=enable_progress_bar,
