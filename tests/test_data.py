@@ -2,6 +2,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torchvision import datasets
 
 from mnist_lightning.data.augment import affine_table
 from mnist_lightning.data.batches import Batches, stratified_sample
-from mnist_lightning.data.module import MNISTDataModule
+from mnist_lightning.data.module import MNISTDataModule, run_seed
 from mnist_lightning.data.predictions import write_predictions
 
 
@@ -199,6 +200,13 @@ def test_training_pixels_are_warped_and_validation_pixels_are_not(root: str) -> 
     assert torch.equal((pixels[:, 0] * 255).round().byte(), val_batch[0])
 
 
+def test_the_seed_is_one_that_seed_everything_takes() -> None:
+    pl.seed_everything(2**32 - 1, verbose=False)
+    assert run_seed(None) == 2**32 - 1
+    torch.manual_seed(2**32 + 5)  # as the seeds are that torch draws for itself
+    assert run_seed(None) == 5
+
+
 # -- mistakes
 
 
@@ -284,8 +292,8 @@ def test_pseudo_labels_of_test_images_are_those_images(root: str, tmp_path: Path
 
 
 def test_only_confident_pseudo_labels_are_used(root: str, tmp_path: Path) -> None:
-    path = write(tmp_path / "x.csv", "test", np.arange(5))
-    assert len(fit_data(root, pseudo_labels=path, pseudo_confidence=0.6).pseudo_indices) == 5
+    path = write(tmp_path / "x.csv", "test", np.arange(5), p=0.75)
+    assert len(fit_data(root, pseudo_labels=path, pseudo_confidence=0.75).pseudo_indices) == 5
     with pytest.raises(ValueError, match="holds no probability of 0.8 or more"):
         fit_data(root, pseudo_labels=path, pseudo_confidence=0.8)
 

@@ -35,7 +35,11 @@ def test_fit_shows_no_warning(smoke: Path) -> None:
 
 
 def test_the_lines_that_fit_prints_can_be_run(smoke: Path, root: str) -> None:
-    lines = (smoke / "stdout.txt").read_text().splitlines()[-3:]
+    out = (smoke / "stdout.txt").read_text()
+    lines = out.splitlines()[-3:]
+    assert re.search(
+        r"^best epoch  \d+ of 500 validation images misread, 9\d\.\d\d% right$", out, re.M
+    )
     assert lines[0] == "checkpoint  runs/smoke/version_0/checkpoints/best.ckpt"
     assert lines[2] == f"see curves  {sys.executable} -m tensorboard.main --logdir runs"
     command = lines[1].removeprefix("test it     ")

@@ -31,7 +31,16 @@ ORDER = {
     "data": ["augment", "batches", "predictions", "datasets", "module"],
     "figures": ["style", "measures", "learned", "evaluation", "curves", "__init__"],
     "reading": ["picture", "ink", "convention", "reader"],
-    "training": ["saving", "speed", "trainer", "tensorboard", "classifier", "resume", "cli"],
+    "training": [
+        "saving",
+        "speed",
+        "progress",
+        "trainer",
+        "tensorboard",
+        "classifier",
+        "resume",
+        "cli",
+    ],
 }
 NEED_LIGHTNING = {"data.module", "training"}
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.glob("**/*.py"))

@@ -192,7 +192,13 @@ class CLI(LightningCLI):
         if isinstance(self.trainer.logger, TensorBoardLogger):
             folder = self.trainer.logger.save_dir
             lines["see curves"] = [*module, "tensorboard.main", "--logdir", folder]
-        print()
+        score = kept[0].best_model_score
+        if score is not None:
+            num = self.config.fit.data.val_size
+            misread = f"{round((1 - float(score)) * num):,} of {num:,} validation images misread"
+            print(f"\nbest epoch  {misread}, {float(score):.2%} right")
+        else:
+            print()
         for name, words in lines.items():
             print(f"{name:<11} {printable(shlex.join(words))}")
 

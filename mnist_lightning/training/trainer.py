@@ -18,6 +18,7 @@ from mnist_lightning.data.predictions import MARK, write_predictions
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import check_output
 from mnist_lightning.text import printable
+from mnist_lightning.training.progress import EpochLine
 from mnist_lightning.training.saving import SafeModelCheckpoint, SaveOnSignal, VerifiedCheckpointIO
 from mnist_lightning.training.speed import Throughput
 
@@ -28,8 +29,8 @@ class Trainer(pl.Trainer):
     """Lightning's Trainer as the command line uses it, for Python too.
 
     It keeps `best.ckpt`, by `val/accuracy`, and `last.ckpt`, each whole at any moment; gives each
-    run a folder of its own; ends on SIGTERM, SIGHUP or Ctrl-C with `last.ckpt` saved; logs
-    `train/images_per_second`; and `predict` can write a file.
+    run a folder of its own; ends on SIGTERM, SIGHUP or Ctrl-C with `last.ckpt` saved; prints a line
+    an epoch; logs `train/images_per_second`; and `predict` can write a file.
 
     Args:
         callbacks: Callbacks beside those that do this.
@@ -60,7 +61,7 @@ class Trainer(pl.Trainer):
             best = SafeModelCheckpoint("best", monitor="val/accuracy", mode="max")
             last = SafeModelCheckpoint("last")
             self.kept = [best, last]
-            always = [SaveOnSignal(last), Throughput(), *self.kept]
+            always = [SaveOnSignal(last), Throughput(), EpochLine(), *self.kept]
             has_bar = any(isinstance(callback, ProgressBar) for callback in given)
             if enable_progress_bar is not False and not has_bar:
                 # Lightning's own draws itself in each step, for 1.5% of its time.
