@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mnist_lightning.__main__ import main as front_door
 from mnist_lightning.data.module import MNISTDataModule
+
+# Two workers share the cores, and none may wait for the other's threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of what a test starts
+torch.set_num_threads(1)
 
 # LightningCLI 2.6 calls what newer jsonargparse deprecates; users do not see these warnings.
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"

@@ -1,6 +1,6 @@
 """Pictures as people have them are read.
 
-The figures of docs/photos.md are printed by `pytest -m slow -s tests/test_reader.py`.
+The figures of docs/photos.md are printed by `pytest -n 0 -m slow -s tests/test_reader.py`.
 """
 
 import numpy as np

@@ -208,8 +208,6 @@ def _silence_what_no_user_can_change() -> None:
     warnings.filterwarnings(
         "ignore", message=".*callbacks used to create the checkpoint need to be"
     )
-    # `Batches` asks the trainer where an epoch resumes; it keeps no state of its own.
-    warnings.filterwarnings("ignore", message=".*dataloader is not resumable")
     unwanted = ("litlogger", "litmodels", "TPU available", "to estimate number of stepping batches")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: not any(words in record.getMessage() for words in unwanted)
