@@ -5,10 +5,7 @@ it holds before anything is made of it, so that a small file takes little memory
 """
 
 import hashlib
-import io
 import json
-import pickletools
-import zipfile
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from torch import Tensor
 
 from mnist_lightning.errors import UserError
 from mnist_lightning.network import ConvNet, Ensemble, networks_of
+from mnist_lightning.untrusted import unpack
 
 # Goes up when a checkpoint's contents change so that older code can't read them.
 CHECKPOINT_FORMAT = 1
@@ -32,19 +30,6 @@ ALSO = {tuple: (tuple, list), float: (float, int)}
 
 # What the tools use where no checkpoint is named; README.md says how it was made.
 PRETRAINED = Path(__file__).parent / "pretrained.safetensors"
-
-# What the pickle in a checkpoint may name. torch's `weights_only` keeps code out, but would make
-# arrays and empty tensors of any size.
-STORAGES = "BFloat16 Bool Byte Char Double Float Half Int Long Short".split()
-GLOBALS = {
-    "__builtin__ set",
-    "collections OrderedDict",
-    "torch Size",
-    "torch device",
-    "torch._utils _rebuild_parameter",
-    "torch._utils _rebuild_tensor_v2",
-    *(f"torch {kind}Storage" for kind in STORAGES),
-}
 
 # What this project and Lightning take from a checkpoint without a look: its kind, and its entries'.
 KINDS = {
@@ -80,7 +65,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():  # a pipe, say, would have no end
         raise FileNotFoundError(f"there is no checkpoint file {path}")
     try:
-        checkpoint = _unpack(Path(path).read_bytes())
+        checkpoint = unpack(Path(path).read_bytes())
     except OSError:  # the disk's fault, not the file's
         raise
     except MemoryError as error:
@@ -194,55 +179,6 @@ def _is_of_kind(value: Any, kind: type, of_entries: type) -> bool:
     if isinstance(value, dict):
         return all(isinstance(k, str) and isinstance(v, of_entries) for k, v in value.items())
     return not isinstance(value, list) or all(isinstance(entry, of_entries) for entry in value)
-
-
-def _unpack(contents: bytes) -> Any:
-    """Return what a checkpoint holds, or raise an error of any kind if it is not whole."""
-    copy = io.BytesIO()  # torch.load could find another entry of a name than was checked
-    with zipfile.ZipFile(io.BytesIO(contents)) as archive, zipfile.ZipFile(copy, "w") as checked:
-        entries = archive.infolist()
-        names = {entry.filename.lower() for entry in entries}
-        stated = sum(entry.file_size for entry in entries)
-        # torch does not compress. Entries can lie over each other, too.
-        is_stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-        if not is_stored or stated > len(contents) or len(names) < len(entries):
-            raise ValueError("compressed, overlapping or of one name")
-        for entry in entries:
-            part = archive.read(entry)  # compares the checksum, which torch.load does not
-            if entry.filename.lower().endswith("data.pkl"):
-                _check_pickle(part)
-            checked.writestr(entry.filename, part)
-    copy.seek(0)
-    checkpoint = torch.load(copy, map_location="cpu", weights_only=True)
-    _check_size(checkpoint, len(contents))
-    return checkpoint
-
-
-def _check_pickle(contents: bytes) -> None:
-    for operation, argument, _ in pickletools.genops(contents):
-        if operation.name == "GLOBAL" and argument not in GLOBALS:
-            raise ValueError(f"{argument} in it")
-        if operation.name == "PROTO" and argument != 2:
-            raise ValueError(f"protocol {argument}")
-
-
-def _check_size(checkpoint: Any, size: int) -> None:
-    """Raise an error if the tensors, as they are used, are larger than the file.
-
-    A tensor can repeat a few bytes without an end, and many of them the same bytes.
-    """
-    rest, seen = [checkpoint], set()
-    while rest:
-        value = rest.pop()
-        if isinstance(value, Tensor):
-            size -= value.numel() * value.element_size()
-        elif isinstance(value, (dict, list, tuple, set)) and id(value) not in seen:
-            seen.add(id(value))
-            rest += dict.values(value) if isinstance(value, dict) else value
-            if getattr(value, "__dict__", {}).keys() - {"_metadata"}:
-                raise ValueError("a dict with attributes")
-    if size < 0:
-        raise ValueError("more values than the file has")
 
 
 def _read_safetensors(path: Path) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:

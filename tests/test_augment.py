@@ -66,7 +66,7 @@ def test_each_image_is_warped_as_torchvision_warps_it(
     ]
     assert len(pairs) >= 20
     for ours, theirs in pairs:
-        # In grey levels of 255, at most one: float32 places differ in their last bits.
+        # In gray levels of 255, at most one: float32 places differ in their last bits.
         assert (ours - theirs).abs().max() < 1 / 255
     assert not torch.equal(warped, pixels)
 

@@ -263,7 +263,7 @@ def test_pseudo_labels_fill_their_share_of_each_step(root: str, tmp_path: Path) 
     path = write(tmp_path / "x.csv", "train", unlabelled.predict_indices)
     data = fit_data(root, pseudo_labels=path, **size)
     batches = data.train_dataloader()
-    assert len(batches) == 21  # of 48 labelled images and 16 others
+    assert len(batches) == 21  # of 48 labeled images and 16 others
 
     pseudo = torch.full((10,), 0.3 / 9)
     pseudo[3] = 0.7

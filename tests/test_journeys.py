@@ -114,7 +114,7 @@ def test_a_run_learns_from_anothers_predictions(root: str, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert not re.search(r"\.py:\d|warn|transductive", done.stderr, re.I)
     checkpoint = read_checkpoint(tmp_path / "runs/smoke/version_1/checkpoints/last.ckpt")
-    assert checkpoint["global_step"] == 2 * 7  # epochs of 200 labelled images, 32 a step
+    assert checkpoint["global_step"] == 2 * 7  # epochs of 200 labeled images, 32 a step
 
 
 def test_two_processes_train_one_network(

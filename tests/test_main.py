@@ -34,7 +34,7 @@ def test_every_command_has_help_of_its_own(
         assert usage[0] == "usage:" and command in usage
 
 
-def test_a_misspelt_command_names_the_nearest(
+def test_a_misspelled_command_names_the_nearest(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(monkeypatch, "reprot") == 2

@@ -203,7 +203,7 @@ def test_a_test_digit_is_loaded_by_keyboard_and_seen_unchanged(page: "playwright
     tile.focus()
     assert tile.evaluate("element => getComputedStyle(element).outlineStyle") == "solid"
     page.keyboard.press("Enter")
-    playwright.expect(page.locator("#note")).to_contain_text("labelled 4")
+    playwright.expect(page.locator("#note")).to_contain_text("labeled 4")
     image = read_test_set()[0][index].flatten().tolist()
     wait_until(page, lambda: page.evaluate(SEEN) == image)
 
@@ -215,7 +215,7 @@ def test_a_digit_that_is_read_wrongly_is_shown_with_its_label(page: "playwright.
     assert label != answer
     tile.click()
     expect_digit(page, answer)
-    playwright.expect(page.locator("#note")).to_contain_text(f"labelled {label}")
+    playwright.expect(page.locator("#note")).to_contain_text(f"labeled {label}")
 
 
 @pytest.mark.parametrize("how", ["drop", "paste", "choose"])

@@ -19,15 +19,15 @@ from mnist_lightning.reading.reader import read
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "I;16", "F"])
 def test_every_kind_of_pixel_is_read_alike(mode: str) -> None:
-    grey = picture(1 - scale(first(5)))
+    gray = picture(1 - scale(first(5)))
     if mode in ("1", "P"):
-        given = grey.convert(mode, dither=Image.Dither.NONE)
+        given = gray.convert(mode, dither=Image.Dither.NONE)
     elif mode == "I;16":
-        given = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+        given = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
     else:
-        given = (grey.convert("RGB") if mode == "CMYK" else grey).convert(mode)
+        given = (gray.convert("RGB") if mode == "CMYK" else gray).convert(mode)
     assert given.mode == mode
-    difference = to_mnist(given).int() - to_mnist(grey).int()
+    difference = to_mnist(given).int() - to_mnist(gray).int()
     assert difference.abs().float().mean() < (3 if mode == "1" else 0.5)
 
 

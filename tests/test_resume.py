@@ -166,7 +166,7 @@ def test_a_checkpoint_that_does_not_fit_the_run_is_refused_in_one_line(
     monkeypatch.chdir(tmp_path)
     checkpoint = read_checkpoint(smoke / "runs/smoke/version_0/checkpoints/last.ckpt")
     spoil(checkpoint)
-    torch.save(checkpoint, "spoilt.ckpt")
-    message = call(monkeypatch, "fit", *PLAIN, "--data.root", root, "--ckpt_path=spoilt.ckpt")
+    torch.save(checkpoint, "spoiled.ckpt")
+    message = call(monkeypatch, "fit", *PLAIN, "--data.root", root, "--ckpt_path=spoiled.ckpt")
     assert isinstance(message, str) and message.startswith("error: ") and "\n" not in message
-    assert "does not fit this run" in message or "spoilt.ckpt" in message
+    assert "does not fit this run" in message or "spoiled.ckpt" in message

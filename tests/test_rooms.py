@@ -13,7 +13,7 @@ LEAVES = {"errors", "files", "text"}
 MAY_KNOW = {
     "__init__": {"checkpoint", "data", "network", "reading", "training"},
     "__main__": set(),
-    "checkpoint": {"network"},
+    "checkpoint": {"network", "untrusted"},
     "commands": {"checkpoint", "data", "figures", "network", "reading", "runs"},
     "data": {"network"},
     "errors": set(),
@@ -23,6 +23,7 @@ MAY_KNOW = {
     "reading": set(),
     "runs": {"checkpoint"},
     "text": set(),
+    "untrusted": set(),
     "training": {"checkpoint", "data", "figures", "network", "runs"},
 }
 # In each wing leaves first: a module may import those before it.

@@ -2,7 +2,7 @@
 
 The ranges mean what they meant to Keras's `ImageDataGenerator` in the article's time (2.0.x), and
 are composed in its order: the warp maps a place of the output to the place of the input to read, by
-`rotation @ shift @ shear @ zoom` about the image's centre. Two things differ from Keras: its centre
+`rotation @ shift @ shear @ zoom` about the image's center. Two things differ from Keras: its center
 lay one pixel off (at 14.5 of 0 to 27; here 13.5), and what lies outside the image is black here,
 where its default smeared the border's pixels outwards.
 """

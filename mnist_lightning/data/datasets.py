@@ -20,7 +20,7 @@ from mnist_lightning.files import replace_file
 
 Name = Literal["MNIST", "FashionMNIST", "KMNIST"]
 
-ARCHIVES = Path(__file__).parent / "archives"  # MNIST's own, with their licence
+ARCHIVES = Path(__file__).parent / "archives"  # MNIST's own, with their license
 TRAIN, TEST = (
     (f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz") for part in ("train", "t10k")
 )

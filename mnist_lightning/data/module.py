@@ -39,7 +39,7 @@ class MNISTDataModule(pl.LightningDataModule):
         pseudo_labels: A CSV file that `predict` wrote; its images are trained on too, with its
             probabilities as their labels. If they are test images, the run's test accuracy is
             transductive: not to be compared with others.
-        pseudo_share: Share of each step that pseudo-labelled images fill, chosen anew at random; an
+        pseudo_share: Share of each step that pseudo-labeled images fill, chosen anew at random; an
             epoch is one pass over the others.
         pseudo_confidence: Least probability of its likeliest digit that lets in a pseudo-label.
         rotation: Largest rotation of a training image, in degrees.

@@ -68,7 +68,7 @@ def flatten(picture: Image.Image) -> Image.Image:
 
     Returns:
         The picture in mode RGB; behind ink on nothing lies white or black, whichever it differs
-        from, and about a sheet that was cut out lies the sheet's colour.
+        from, and about a sheet that was cut out lies the sheet's color.
     """
     if picture.mode[0] in "IF":  # of 16 or 32 bits, which may use any part of their range
         values = np.nan_to_num(np.asarray(picture, dtype=np.float32), posinf=0, neginf=0)
@@ -77,13 +77,13 @@ def flatten(picture: Image.Image) -> Image.Image:
         picture = Image.fromarray(values.round().astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
-        colour = _missing_colour(picture)
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, colour), picture)
+        color = _missing_color(picture)
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, color), picture)
     return picture.convert("RGB")
 
 
-def _missing_colour(picture: Image.Image) -> tuple[int, ...]:
-    """Return what to lay behind a transparent picture: its paper's colour or its ink's contrary."""
+def _missing_color(picture: Image.Image) -> tuple[int, ...]:
+    """Return what to lay behind a transparent picture: its paper's color or its ink's contrary."""
     rgba = np.asarray(fit(picture, 192))
     alpha = rgba[..., 3] / 255
     seen = rgba[alpha > 0.5][:, :3]

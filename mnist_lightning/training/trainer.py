@@ -146,9 +146,8 @@ class Trainer(pl.Trainer):
             steps = zip(*shares, strict=True)
             probabilities = torch.cat([share for step in steps for share in step])
             data = self.datamodule  # type: ignore[attr-defined]
-            indices = data.predict_indices[
-                : len(probabilities)
-            ]  # limit_predict_batches leaves some
+            # Fewer than all if limit_predict_batches leaves some.
+            indices = data.predict_indices[: len(probabilities)]
             write_predictions(output, data.predict_images, indices, probabilities)
             print(f"wrote {printable(str(output))}: {len(probabilities):,} images")
         return batches

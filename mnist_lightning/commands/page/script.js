@@ -170,11 +170,11 @@ const percent = (share) =>
   share > 0.999 ? ">99.9%" : share < 0.001 ? "<0.1%" : `${(100 * share).toFixed(1)}%`;
 const bytes = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 
-// A colour for each byte, as one number for all four channels: plain grey; and for feature maps from
-// black over the accent colour to white, with the quiet ones raised so that they are seen too.
-const palette = (colour) =>
-  new Uint32Array(Uint8ClampedArray.from({ length: 1024 }, (_, i) => [...colour(i >> 2), 255][i % 4]).buffer);
-const GREY = palette((value) => [value, value, value]);
+// A color for each byte, as one number for all four channels: plain gray; and for feature maps from
+// black over the accent color to white, with the quiet ones raised so that they are seen too.
+const palette = (color) =>
+  new Uint32Array(Uint8ClampedArray.from({ length: 1024 }, (_, i) => [...color(i >> 2), 255][i % 4]).buffer);
+const GRAY = palette((value) => [value, value, value]);
 const STOPS = [[0, 0, 0], [150, 48, 10], [255, 139, 74], [255, 246, 236]];
 const HEAT = palette((value) => {
   const at = Math.min((value / 255) ** 0.75 * 3, 2.999);
@@ -183,7 +183,7 @@ const HEAT = palette((value) => {
 });
 
 // Paints square images of `size` pixels a side, eight in a row.
-function paint(canvas, pixels, size, colours) {
+function paint(canvas, pixels, size, colors) {
   const number = pixels.length / size ** 2;
   const step = size + 2;
   const [width, height] = [Math.min(number, 8) * step - 2, Math.ceil(number / 8) * step - 2];
@@ -191,8 +191,8 @@ function paint(canvas, pixels, size, colours) {
   const context = canvas.getContext("2d", { willReadFrequently: true });
   for (let i = 0; i < number; i++) {
     const image = new ImageData(size, size);
-    const colour = new Uint32Array(image.data.buffer);
-    for (let at = 0; at < colour.length; at++) colour[at] = colours[pixels[i * size ** 2 + at]];
+    const color = new Uint32Array(image.data.buffer);
+    for (let at = 0; at < color.length; at++) color[at] = colors[pixels[i * size ** 2 + at]];
     context.putImageData(image, (i % 8) * step, (i >> 3) * step);
   }
 }
@@ -219,7 +219,7 @@ function show(answer) {
     bar.lastChild.textContent = answer ? percent(share) : "";
   });
   if (answer) layers = answer.layers;
-  paint($("image"), answer ? bytes(answer.image) : new Uint8Array(784), 28, GREY);
+  paint($("image"), answer ? bytes(answer.image) : new Uint8Array(784), 28, GRAY);
   for (const name of ["relu1", "relu2"]) { // a small network's second one has no maps
     $(name).closest("figure").hidden = !layers.some((layer) => layer.name === name);
   }
@@ -252,7 +252,7 @@ const loadFile = (file) =>
 
 async function loadDigit({ index, label }) {
   const response = await get(`digits/${index}.png`);
-  load(await response.blob(), `Test image ${count(index)}, labelled ${label}`, true);
+  load(await response.blob(), `Test image ${count(index)}, labeled ${label}`, true);
 }
 
 function tile(digit) {
