@@ -26,6 +26,7 @@ def test_fit_puts_all_it_makes_in_one_folder(smoke: Path) -> None:
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert yaml.safe_load((folder / "hparams.yaml").read_text())["channels"] == [8, 16]
     assert config["model"]["channels"] == [8, 16] and config["seed_everything"] == 42
 
 

@@ -112,7 +112,7 @@ def test_hparams_are_the_runs_settings_with_its_last_val_accuracy(drawn: Any) ->
     (start,) = [data.session_start_info for data in contents if data.HasField("session_start_info")]
     assert start.hparams["hidden"].number_value == 8
     assert start.hparams["batch_norm"].string_value == "True"
-    assert start.hparams["channels"].string_value == "(2, 3)"
+    assert start.hparams["channels"].string_value == "[2, 3]"
     assert start.hparams["rotation"].number_value == 8
     # The tab shows the curve's last value, and no made-up one is among them.
     assert all(event.value > 0 for event in drawn.events.Scalars("val/accuracy"))

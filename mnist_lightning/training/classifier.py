@@ -63,7 +63,8 @@ class MNISTClassifier(pl.LightningModule):
         if not 0 < learning_rate < math.inf:
             raise UserError(f"learning_rate {learning_rate} must be a finite number above 0")
         networks = [ConvNet(**network) for _ in range(members)]
-        network = networks[0].settings  # what was not given is saved too
+        # What was not given is saved too; a list, since plain YAML has no tuples.
+        network = networks[0].settings | {"channels": list(networks[0].settings["channels"])}
         self.save_hyperparameters()
         self.network = networks[0] if members == 1 else Ensemble(networks)
         # The layout that CPUs and tensor cores are fastest with.
