@@ -1,9 +1,10 @@
 """What of a picture is ink, on sheets of the size in which it is looked for."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from mnist_lightning.reading.ink import SIDE, find_digit
+from mnist_lightning.reading.ink import SIDE, find_digit, stroke_width
 
 
 def sheet(*squares: tuple[int, int, int]) -> Image.Image:
@@ -31,3 +32,10 @@ def test_ink_that_touches_at_a_corner_belongs_together_and_a_speck_does_not() ->
         picture.putpixel(pixel, 255)
     _, box = find_digit(picture)
     assert box.tolist() == [80, 60, 124, 104]
+
+
+@pytest.mark.parametrize("width", [4, 9])
+def test_a_strokes_width_is_its_own(width: int) -> None:
+    ink = np.zeros((60, 220), np.float32)
+    ink[20 : 20 + width, 10:210] = 1
+    assert stroke_width(ink) == pytest.approx(width, rel=0.06)
