@@ -139,6 +139,18 @@ def test_predict_writes_every_test_images_probabilities(
         assert int(row["digit"]) == probabilities.index(max(probabilities))
 
 
+def test_predict_replaces_no_file_of_the_users(
+    smoke: Path, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.csv").write_text("a,b\n1,2\n")
+    where = ["--ckpt_path", smoke / CHECKPOINT, "--data.root", root, "--output=mine.csv"]
+    message = str(call(monkeypatch, "predict", *where))
+    assert message.startswith("error: mine.csv exists and bears no mark of mnist_lightning")
+    assert message.endswith("or add --overwrite true")
+    assert Path("mine.csv").read_text() == "a,b\n1,2\n"
+
+
 def test_predict_of_a_few_steps_writes_their_images(
     smoke: Path, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
