@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.network import ConvNet
-from mnist_lightning.training.classifier import MNISTClassifier
+from mnist_lightning.training.classifier import CalibrationError, MNISTClassifier
 from mnist_lightning.training.speed import Throughput
 from mnist_lightning.training.trainer import Trainer
 
@@ -311,3 +311,18 @@ def test_a_short_training_learns_as_much_as_it_should(root: str) -> None:
     run = trainer(max_epochs=2)
     run.fit(MNISTClassifier(channels=(8, 16), hidden=64, learning_rate=0.01), data)
     assert 0.95 < run.callback_metrics["val/accuracy"] < 0.985
+
+
+def test_the_calibration_error_is_the_same_in_any_order_of_the_images() -> None:
+    torch.manual_seed(0)
+    probabilities = (6 * torch.randn(10_000, 10)).softmax(dim=1)
+    labels = torch.randint(10, (10_000,))
+
+    def measure(order: torch.Tensor) -> float:
+        metric = CalibrationError(10)
+        for part in order.split(999):
+            metric.update(probabilities[part], labels[part])
+        return float(metric.compute())
+
+    orders = [torch.arange(10_000), torch.randperm(10_000), torch.arange(10_000).flip(0)]
+    assert len({measure(order) for order in orders}) == 1
