@@ -1,13 +1,12 @@
 """What the commands share: their parser, the choice of a network, and the packages of an extra."""
 
 import argparse
-import sys
+import shlex
 from importlib import import_module
-from pathlib import Path
 from typing import NoReturn
 
 from mnist_lightning.errors import UserError
-from mnist_lightning.text import printable
+from mnist_lightning.text import printable, this_python
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,8 +55,5 @@ def need(*packages: str) -> None:
         for package in packages:
             import_module(package)
     except ModuleNotFoundError as error:
-        python = Path(sys.executable)
-        if python.is_relative_to(Path.cwd()):
-            python = python.relative_to(Path.cwd())
-        install = f"{python} -m pip install {' '.join(packages)}"
+        install = shlex.join([this_python(), "-m", "pip", "install", *packages])
         raise UserError(f"{error.name} is missing: {install}") from error

@@ -31,7 +31,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.runs import run_folder
-from mnist_lightning.text import printable
+from mnist_lightning.text import printable, this_python
 from mnist_lightning.training import tensorboard
 from mnist_lightning.training.classifier import MNISTClassifier
 from mnist_lightning.training.resume import is_tensorboard, use_checkpoint
@@ -180,11 +180,8 @@ class CLI(LightningCLI):
         if not self.trainer.is_global_zero or not path:
             return
         path = os.path.relpath(path)
-        python = Path(sys.executable)
-        if python.is_relative_to(Path.cwd()):
-            python = python.relative_to(Path.cwd())
         root = self.config.fit.data.root
-        module, data = [str(python), "-m"], [] if root == "data" else ["--data.root", root]
+        module, data = [this_python(), "-m"], [] if root == "data" else ["--data.root", root]
         lines = {
             "checkpoint": [path],
             "test it": [*module, "mnist_lightning", "test", "--ckpt_path", path, *data],
