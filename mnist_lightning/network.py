@@ -38,6 +38,10 @@ class ConvNet(nn.Sequential):
         kernel_size: Side of their kernels, in pixels.
         padding: Black pixels that they see around their images, fewer than `kernel_size`; 0 leaves
             room for two blocks of 3x3 kernels, 1 keeps the size and leaves room for more.
+        standardize: True shifts and scales each image to mean 0 and standard deviation 1 first, so
+            that brightness and contrast do not matter.
+        no_digit_below: Least probability of an answer; what is less probable is no digit, to
+            `read` and its like. The logits do not change.
         views: True makes the answer, in eval mode, the mean of the probabilities for the image and
             its shifts by one pixel to all four sides, at five times the cost.
 
@@ -58,6 +62,8 @@ class ConvNet(nn.Sequential):
         convolutions: int = 2,
         kernel_size: int = 3,
         padding: int = 0,
+        standardize: bool = False,
+        no_digit_below: float = 0.0,
         views: bool = False,
     ) -> None:
         channels = tuple(channels)  # files and users give lists too
@@ -76,7 +82,12 @@ class ConvNet(nn.Sequential):
         if not 0 <= dropout < 1:
             raise UserError(f"dropout {dropout} must be in 0 to 1, 1 excluded")
 
+        if not 0 <= no_digit_below < 1:
+            raise UserError(f"no_digit_below {no_digit_below} must be in 0 to 1, 1 excluded")
+
         layers: OrderedDict[str, nn.Module] = OrderedDict()
+        if standardize:
+            layers["standardize"] = nn.InstanceNorm2d(1)
         in_channels, size, i = 1, 28, 0
         for block, out_channels in enumerate(channels, start=1):
             for number in range(1, convolutions + 1):
@@ -107,6 +118,7 @@ class ConvNet(nn.Sequential):
         super().__init__(layers)
         self.settings = settings
         self.views = views
+        self.no_digit_below = no_digit_below
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return logits `(B, 10)` for pixels `(B, 1, 28, 28)` in [0, 1]."""
@@ -128,6 +140,7 @@ class Ensemble(nn.Module):
 
     Attributes:
         members: The networks, one by one.
+        no_digit_below: The mean of the members' own.
 
     Raises:
         UserError: If there are none.
@@ -138,6 +151,8 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(one for network in networks for one in networks_of(network))
         if not len(self.members):
             raise UserError("an ensemble needs at least one network")
+        thresholds = [network.no_digit_below for network in networks_of(self)]
+        self.no_digit_below = sum(thresholds) / len(thresholds)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return what all members together say, or in training what each says of its own images.

@@ -28,7 +28,6 @@ from torch import Tensor, nn
 
 from mnist_lightning import figures
 from mnist_lightning.checkpoint import load
-from mnist_lightning.data.augment import affine_table, warp
 from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.errors import UserError
@@ -150,8 +149,9 @@ def one_cycle(epochs: int, steps: int) -> Figure:
 
 def augmentation(data: MNISTDataModule, pixels: Tensor) -> Figure:
     """Show an image and what its first 19 epochs might make of it."""
-    table = affine_table(19, np.random.default_rng(0), **data.warp_ranges)
-    return figures.augmentation(pixels[0, 0], warp(pixels.expand(19, -1, -1, -1), table)[:, 0])
+    return figures.augmentation(
+        pixels[0, 0], data.augmentation.preview(pixels[0], pixels[0], num=19)
+    )
 
 
 def overfitting() -> Figure:

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms.functional import affine
+from torchvision.transforms.functional import affine, gaussian_blur
 
-from mnist_lightning.data.augment import affine_table, preview, warp
+from mnist_lightning.data.augment import Augmentation, affine_table, change_looks, warp
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.network import to_pixels
 
 ARTICLE = {"rotation": 8.0, "shift": 0.08, "shear": 0.3, "zoom": 0.08}
+LOOKS = {"noise": 0.3, "blur": 2.0, "contrast": 0.7, "stroke": 1.0, "cover": 8.0}
 NOTHING = {"rotation": 0.0, "shift": 0.0, "shear": 0.0, "zoom": 0.0}
 
 
@@ -108,12 +109,84 @@ def test_parameters_fill_their_ranges_and_stay_inside() -> None:
     assert abs(np.corrcoef(scale_x, scale_y)[0, 1]) < 0.05  # drawn separately
 
 
-def test_a_preview_shows_warps_of_the_one_image(pixels: torch.Tensor) -> None:
-    same = preview(pixels[3], NOTHING, num=4)
-    torch.testing.assert_close(same, pixels[3].expand(4, -1, -1), atol=1e-5, rtol=0)
-    shown = preview(pixels[3], ARTICLE)
+def test_a_preview_shows_changes_of_the_one_image(pixels: torch.Tensor) -> None:
+    same = Augmentation(**NOTHING).preview(pixels[3], pixels[4], num=4)
+    assert torch.equal(same, pixels[3].expand(4, -1, -1))
+    augmentation = Augmentation(**ARTICLE, **LOOKS, no_digit_share=0.5)
+    shown = augmentation.preview(pixels[3], pixels[4])
     assert len(torch.unique(shown, dim=0)) == 29
-    assert torch.equal(shown, preview(pixels[3], ARTICLE))
+    assert torch.equal(shown, augmentation.preview(pixels[3], pixels[4]))
+    assert 0 <= shown.min() and shown.max() <= 1
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_a_change_of_looks_is_made_to_its_share_of_the_images(
+    pixels: torch.Tensor, name: str
+) -> None:
+    augmentation = Augmentation(**NOTHING, **{name: LOOKS[name]}, changed_share=0.25)
+    many = pixels[:1].expand(1000, -1, -1, -1)
+    rows = augmentation.table(1000, 1, (5,))[0]
+    changed, labels = augmentation(many, torch.zeros(1000, dtype=torch.int64), rows, many)
+    share = (changed != many).flatten(1).any(dim=1).float().mean()
+    assert 0.2 < share < 0.3
+    assert labels.dtype == torch.int64  # not probabilities, as long as all are digits
+
+
+def test_each_change_of_looks_is_what_it_is_called(pixels: torch.Tensor) -> None:
+    def change(pixels: torch.Tensor, **strengths: float) -> torch.Tensor:
+        rows = torch.full((len(pixels), 22), 0.5)  # all levels and places at their middle
+        rows[:, 6:11] = 0
+        for name, strength in strengths.items():
+            rows[:, 6 + list(LOOKS).index(name)] = strength
+        return change_looks(pixels, rows)
+
+    assert torch.equal(change(pixels), pixels)
+    gray = torch.full_like(pixels, 0.5)
+    assert change(gray, noise=0.1).std() == pytest.approx(0.1, rel=0.02)
+    ours, theirs = change(pixels, blur=1.5), gaussian_blur(pixels, [13, 13], [1.5, 1.5])
+    inside = slice(7, 21)  # at the border they differ
+    torch.testing.assert_close(
+        ours[..., inside, inside], theirs[..., inside, inside], atol=2e-3, rtol=0
+    )
+    torch.testing.assert_close(change(pixels, contrast=0.6), 0.3 + 0.4 * pixels)
+    line = torch.zeros(1, 1, 28, 28)
+    line[..., 10:14, :] = 1
+    assert change(line, stroke=1)[0, 0, :, 14].sum() == 6  # one more at each side
+    assert change(line, stroke=-1)[0, 0, :, 14].sum() == 2
+    assert change(line, stroke=-0.5)[0, 0, :, 14].sum() == 3
+    covered = change(torch.zeros_like(pixels), cover=6)  # upright, 17 long, half of it outside
+    torch.testing.assert_close(covered[..., 6:22, 11:17], torch.full((64, 1, 16, 6), 0.5))
+    assert covered[0].sum() == pytest.approx(0.5 * 6 * 17)
+
+
+def test_no_digit_bears_the_same_probability_for_each(pixels: torch.Tensor) -> None:
+    augmentation = Augmentation(**NOTHING, no_digit_share=0.3)
+    many = pixels.repeat(20, 1, 1, 1)
+    labels = torch.arange(len(many)) % 10
+    rows = augmentation.table(len(many), 1, (0,))[0]
+    changed, probabilities = augmentation(many, labels, rows, many.roll(1, 0))
+    is_none = (probabilities == 0.1).all(dim=1)
+    assert 0.25 < is_none.float().mean() < 0.35
+    assert torch.equal(probabilities[~is_none].argmax(dim=1), labels[~is_none])
+    assert torch.equal(changed[~is_none], many[~is_none])
+    assert (changed != many)[is_none].flatten(1).any(dim=1).all()
+
+
+def test_what_happens_to_an_image_is_a_function_of_seed_and_image() -> None:
+    augmentation = Augmentation(**ARTICLE, **LOOKS, no_digit_share=0.1)
+    table = augmentation.table(50, 2, (7, 3))
+    assert torch.equal(table, augmentation.table(50, 2, (7, 3)))
+    assert not torch.equal(table, augmentation.table(50, 2, (7, 4)))
+    assert len(torch.unique(table.flatten(0, 1), dim=0)) == 100  # each copy's own
+    # The warps are what they are without the rest.
+    assert torch.equal(table[..., :6], Augmentation(**ARTICLE).table(50, 2, (7, 3)))
+
+
+@pytest.mark.parametrize("name", [*ARTICLE, *LOOKS, "changed_share", "no_digit_share"])
+@pytest.mark.parametrize("value", [-0.1, 1000.0, float("nan")])
+def test_a_range_that_makes_no_sense_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{name} {value} must be in 0 to"):
+        Augmentation(**{name: value})
 
 
 def test_pixels_are_the_bytes_over_255() -> None:

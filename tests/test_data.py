@@ -1,3 +1,4 @@
+import shutil
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,8 +9,8 @@ import pytest
 import torch
 from torchvision import datasets
 
-from mnist_lightning.data.augment import affine_table
-from mnist_lightning.data.batches import Batches, stratified_sample
+from mnist_lightning.data.augment import Augmentation, affine_table
+from mnist_lightning.data.batches import Batches, stratified_sample, writers_sample
 from mnist_lightning.data.module import MNISTDataModule, run_seed
 from mnist_lightning.data.predictions import write_predictions
 
@@ -83,6 +84,50 @@ def test_stratified_sample_takes_as_many_as_asked_for(size: int) -> None:
     assert (abs(np.bincount(labels[sample], minlength=3) - shares) <= 0.5).all()
 
 
+def test_writers_are_held_out_whole_and_of_both_groups_in_proportion() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat([0, 4], [4000, 2000])
+    # A name means another writer in the other group.
+    writers = np.stack([groups, rng.integers(0, 40, 6000)], axis=1)
+    held_out = writers_sample(writers, 1500, seed=0)
+    assert np.array_equal(held_out, np.unique(held_out))
+    kept = np.setdiff1d(np.arange(6000), held_out)
+    names = {tuple(row) for row in writers[held_out].tolist()}
+    assert names.isdisjoint({tuple(row) for row in writers[kept].tolist()})
+    largest = [np.bincount(writers[groups == group, 1]).max() for group in (0, 4)]
+    for group, quota, most in zip((0, 4), (1000, 500), largest, strict=True):
+        size = (groups[held_out] == group).sum()
+        assert quota <= size < quota + most
+    assert np.array_equal(held_out, writers_sample(writers, 1500, seed=0))
+    assert not np.array_equal(held_out, writers_sample(writers, 1500, seed=1))
+    assert len(writers_sample(writers, 0, seed=0)) == 0
+    assert len(writers_sample(writers, 6000, seed=0)) == 6000
+
+
+def test_a_split_by_writers_trains_on_the_other_writers(root: str, tmp_path: Path) -> None:
+    shutil.copytree(Path(root) / "MNIST", tmp_path / "MNIST")
+    labels = datasets.MNIST(root).targets.tolist()
+    rows = [f"{digit}\t{4 * (i % 2)}\t{i // 2 % 100}\t{i}\n" for i, digit in enumerate(labels)]
+    names = tmp_path / "QMNIST" / "raw" / "qmnist-train-labels.tsv"
+    names.parent.mkdir(parents=True)
+    names.write_text("".join(rows))
+    data = fit_data(str(tmp_path), split="writers", val_size=10_000)
+    assert len(data.val_indices) == 10_200 and len(data.train_indices) == 49_800
+    writers = np.arange(60_000) % 200
+    assert not np.intersect1d(writers[data.val_indices], writers[data.train_indices]).size
+    with pytest.raises(ValueError, match="train_size 49900 must be in 2 to 49,800"):
+        fit_data(str(tmp_path), split="writers", val_size=10_000, train_size=49_900)
+
+    names.write_text("".join(rows[::-1]))
+    with pytest.raises(ValueError, match="is damaged or lists the writers of other images"):
+        fit_data(str(tmp_path), split="writers")
+    names.unlink()
+    with pytest.raises(ValueError, match="needs QMNIST's list of writers, as .*QMNIST"):
+        fit_data(str(tmp_path), split="writers")
+    with pytest.raises(ValueError, match="nobody has listed the writers of KMNIST"):
+        MNISTDataModule(split="writers", dataset="KMNIST")
+
+
 # -- order and warps
 
 
@@ -94,6 +139,20 @@ def toy(n: int = 103, **arguments: object) -> Batches:
 
 def order(batches: Batches) -> list[int]:
     return torch.cat([batch[1] for batch in batches]).tolist()
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_ranks_share_what_is_made_of_each_image(num_ranks: int) -> None:
+    augmentation = Augmentation(noise=0.2, no_digit_share=0.3)
+    ranks = [
+        list(toy(rank=rank, num_ranks=num_ranks, augmentation=augmentation))
+        for rank in range(num_ranks)
+    ]
+    batches = [batch for step in zip(*ranks, strict=True) for batch in step]
+    together = [torch.cat(column) for column in zip(*batches, strict=True)]
+    alone = [torch.cat(column) for column in zip(*toy(augmentation=augmentation), strict=True)]
+    assert len(alone) == 4 and all(map(torch.equal, together, alone))
+    assert not torch.equal(alone[0], alone[3])  # others, to make what is no digit from
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3])
@@ -122,19 +181,19 @@ def test_each_range_reaches_the_matrix_of_each_image(root: str) -> None:
     order = np.random.default_rng((*seed, 0)).permutation(data.train_indices)
     assert torch.equal(images, data.train_images[torch.from_numpy(order)])
     table = affine_table(60_000, np.random.default_rng((*seed, 1)), **ranges)
-    assert torch.equal(matrices, table[torch.from_numpy(order)])
+    assert torch.equal(matrices, table[torch.from_numpy(order)].flatten(1))
 
 
 def test_every_epoch_has_warps_of_its_own() -> None:
     ranges = {"rotation": 8.0, "shift": 0.1, "shear": 0.1, "zoom": 0.1}
 
     def warps(epoch: int) -> torch.Tensor:
-        batches = toy(warp_ranges=ranges, progress=lambda: (epoch, 0))
+        batches = toy(augmentation=Augmentation(**ranges), progress=lambda: (epoch, 0))
         labels, matrices = (torch.cat(column) for column in list(zip(*batches, strict=True))[1:])
         return matrices[labels.argsort()]
 
     assert torch.equal(warps(0), warps(0))
-    assert (warps(0) != warps(1)).any(dim=(1, 2)).all()  # every image's
+    assert (warps(0) != warps(1)).any(dim=1).all()  # every image's
 
 
 def test_a_resumed_epoch_goes_on_at_its_step() -> None:
@@ -165,10 +224,10 @@ def test_a_warp_belongs_to_an_image_and_an_epoch(root: str) -> None:
 
 def test_an_ensemble_warps_each_image_once_for_each_member() -> None:
     ranges = {"rotation": 8.0, "shift": 0.1, "shear": 0.1, "zoom": 0.1}
-    _, labels, alone = next(iter(toy(warp_ranges=ranges)))
-    _, same_labels, together = next(iter(toy(warp_ranges=ranges, num_warps=3)))
+    _, labels, alone = next(iter(toy(augmentation=Augmentation(**ranges))))
+    _, same_labels, together = next(iter(toy(augmentation=Augmentation(**ranges), num_copies=3)))
     size = len(labels)
-    assert torch.equal(labels, same_labels) and together.shape == (3 * size, 2, 3)
+    assert torch.equal(labels, same_labels) and together.shape == (3 * size, 6)
     assert torch.equal(together[:size], alone)  # the first member's, as if there were no others
     assert len(torch.unique(together, dim=0)) == 3 * size
 
@@ -272,7 +331,7 @@ def test_pseudo_labels_fill_their_share_of_each_step(root: str, tmp_path: Path) 
         assert is_pseudo.sum() == 16 and len(labels) in (63, 64)
         assert (labels[~is_pseudo].amax(dim=1) == 1).all()
     # The file's own images, none twice before all came once.
-    batches.indices, batches.warp_ranges = batches.indices[:0], None
+    batches.indices, batches.augmentation = batches.indices[:0], None
     batches.pseudo_size = 10
     batches.indices = np.arange(54 * 100)  # 100 steps, 1,000 images
     extra = torch.cat([images[54:] for images, _ in batches])

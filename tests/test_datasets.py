@@ -8,10 +8,12 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from torchvision import datasets
 
-from mnist_lightning.data.datasets import ARCHIVES, prepare, read
+from mnist_lightning.data.datasets import ARCHIVES, WRITERS, prepare, read, read_writers
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.errors import UserError
 
@@ -134,6 +136,25 @@ def test_a_file_that_is_not_whole_is_named(raw: Path) -> None:
     labels.write_bytes(b"")
     with pytest.raises(UserError, match=f"{labels} is not an IDX file of bytes"):
         read(raw.parents[1], "MNIST", train=False)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_the_list_of_writers_is_read_as_text_and_as_torchvision_keeps_it(
+    tmp_path: Path, name: str
+) -> None:
+    rows = np.array([[5, 4, 2154, 59], [0, 0, 30, 1]], ">i4")
+    as_text = "".join("\t".join(map(str, row)) + "\n" for row in rows.tolist()).encode()
+    as_idx = b"\0\0\x0c\2" + np.array([2, 4], ">i4").tobytes() + rows.tobytes()
+    contents = as_text if ".tsv" in name else as_idx
+    path = tmp_path / "QMNIST" / "raw" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(gzip.compress(contents) if name.endswith(".gz") else contents)
+    writers = read_writers(tmp_path, torch.tensor([5, 0]))
+    assert writers.tolist() == [[4, 2154], [0, 30]]
+    for damaged in (b"", contents[:-3], b"<html>"):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="damaged or lists the writers of other images"):
+            read_writers(tmp_path, torch.tensor([5, 0]))
 
 
 def test_whole_files_are_left_alone(root: str) -> None:

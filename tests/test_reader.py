@@ -82,7 +82,26 @@ def test_a_reading_tells_the_guesses_and_what_was_seen() -> None:
         "probability": round(reading.probability, 6),
         "second": 4,
         "second_probability": round(reading.second_probability, 6),
+        "is_digit": True,
     }
+
+
+def test_an_answer_that_is_not_probable_enough_is_no_digit() -> None:
+    class Unsure(torch.nn.Module):
+        no_digit_below = 0.5
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            logits = torch.zeros(len(pixels), 10)
+            logits[:, 3] = pixels.sum(dim=(1, 2, 3))
+            return logits
+
+    images = torch.zeros(2, 28, 28, dtype=torch.uint8)
+    images[0, 0, :3], images[1, 0, :2] = 255, 255  # e^3 / (9 + e^3) is 0.69, with e^2 it is 0.45
+    sure, unsure = read_images(images, Unsure())
+    assert (sure.digit, sure.is_digit, str(sure)) == (3, True, "3")
+    assert (unsure.digit, unsure.is_digit, str(unsure)) == (3, False, "?")
+    assert unsure.as_dict()["is_digit"] is False
+    assert str(read_images(images, lambda pixels: Unsure()(pixels))[1]) == "3"  # no threshold
 
 
 def test_the_network_gets_pixels_in_0_to_1() -> None:

@@ -29,7 +29,7 @@ MAY_KNOW = {
 # In each wing leaves first: a module may import those before it.
 ORDER = {
     "commands": ["terminal", "read", "report", "export", "server", "demo"],
-    "data": ["augment", "batches", "predictions", "datasets", "module"],
+    "data": ["nondigits", "augment", "batches", "predictions", "datasets", "module"],
     "figures": ["style", "measures", "learned", "evaluation", "curves", "__init__"],
     "reading": ["picture", "ink", "convention", "reader"],
     "training": [

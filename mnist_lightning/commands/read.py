@@ -5,6 +5,7 @@
     python -m mnist_lightning read --ckpt_path runs/base/version_0/checkpoints/best.ckpt - < 7.png
 
 A picture holds one digit; a folder stands for the pictures in it, `-` for one on standard input.
+A `?` in place of the digit says that the network sees none.
 `--output` writes all ten probabilities, `--show` what the network saw beside each picture: the
 first thing to look at if a digit is misread. Neither replaces a picture that it reads, nor, without
 `--overwrite`, any file that this package did not write.
@@ -38,9 +39,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 MOST_BYTES = 4 * MAX_PIXELS  # of a picture on standard input, which may have no end
 COLUMNS = ["file", "digit", "probability", "second", "second_probability"]
-COLUMNS += [*(f"p{digit}" for digit in range(10)), "error"]
+COLUMNS += [*(f"p{digit}" for digit in range(10)), "is_digit", "error"]
 # How a file of readings is known as ours.
-CSV = rb"\A" + ",".join(COLUMNS).encode() + rb"\n"
+CSV = rb"\A" + ",".join(COLUMNS).replace(",is_digit", "(,is_digit)?").encode() + rb"\n"
 JSON = rb'\A\[\n  \{\n    "file": "[^\n]*",\n    ("digit": \d,\n    "probability"|"error"): '
 
 # The contact sheet, in pixels; an image pixel is 6 of them.
@@ -104,7 +105,7 @@ def table(readings: dict[str, Reading]) -> str:
     rows = [("file", "digit", "probability", "second guess")]
     for name, reading in readings.items():
         second = f"{reading.second} ({percent(reading.second_probability)})"
-        rows.append((printable(name), f"{reading.digit}", percent(reading.probability), second))
+        rows.append((printable(name), str(reading), percent(reading.probability), second))
     width = max(len(row[0]) for row in rows)
     return "\n".join(f"{file:{width}}  {d:>5}  {p:>11}  {s}" for file, d, p, s in rows)
 
@@ -154,7 +155,7 @@ def contact_sheet(readings: dict[str, Reading], thumbnails: dict[str, Image.Imag
         seen = seen.resize((TILE, TILE), Image.Resampling.NEAREST)
         sheet.paste(seen, (left + TILE + GAP, top))
         middle = top + TILE + TEXT // 2
-        draw.text((left, middle), f"{reading.digit}", "black", large, anchor="lm")
+        draw.text((left, middle), str(reading), "black", large, anchor="lm")
         second = f"{reading.second}, {percent(reading.second_probability)}"
         line = f"{percent(reading.probability)}    then {second}"
         draw.text((left + 40, middle - 2), line, "black", small, anchor="ld")

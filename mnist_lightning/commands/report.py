@@ -26,7 +26,7 @@ from mnist_lightning import figures
 from mnist_lightning.checkpoint import load, read_checkpoint
 from mnist_lightning.commands.terminal import make_parser
 from mnist_lightning.data import datasets
-from mnist_lightning.data.augment import preview
+from mnist_lightning.data.augment import Augmentation
 from mnist_lightning.figures.measures import layer_output, wilson_interval
 from mnist_lightning.files import PNG, check_folder, check_output, is_ours, replace_file
 from mnist_lightning.network import ConvNet, Ensemble, networks_of, to_pixels
@@ -82,7 +82,7 @@ def _make(paths: list[str], output_dir: Path, layer: str | None, root: Path) -> 
         logits = torch.cat([network(part) for part in parts])
     logits = logits.clone()  # an inference tensor has no part in gradients
     drawings = _drawings(network, pixels, labels, logits.softmax(dim=1), layer)
-    drawings |= _drawings_of_run(run, curves, pixels[0])
+    drawings |= _drawings_of_run(run, curves, pixels[:2])
     drawn = {}
     for name, draw in tqdm(drawings.items(), desc="drawing", leave=False):
         figure = draw()
@@ -135,10 +135,10 @@ def _drawings_of_run(run: dict[str, Any], curves: Curves, pixels: Tensor) -> Dra
     if curves.get("train/loss"):
         drawings["curves"] = lambda: figures.curves(curves)
     settings = run.get("datamodule_hyper_parameters", {})
-    ranges = {name: settings.get(name, 0) for name in ("rotation", "shift", "shear", "zoom")}
-    if any(ranges.values()):
-        warped = preview(pixels, ranges)
-        drawings["augmentation"] = lambda: figures.augmentation(pixels[0], warped)
+    augmentation = Augmentation.of(settings)
+    if run and augmentation:
+        changed = augmentation.preview(*pixels)
+        drawings["augmentation"] = lambda: figures.augmentation(pixels[0, 0], changed)
     return drawings
 
 
@@ -162,7 +162,7 @@ CAPTIONS = {
     "layers": "The first test image.",
     "filters": "",
     "curves": "",
-    "augmentation": "The first test image stands in for training images, which alone are warped.",
+    "augmentation": "The first test image stands in for training images, which alone are changed.",
 }
 
 

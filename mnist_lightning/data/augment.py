@@ -1,16 +1,195 @@
-"""Random affine warps for whole batches: one table of matrices an epoch, one kernel a batch.
+"""What training does to its images: random warps, changes of appearance, and what is no digit.
 
-The ranges mean what they meant to Keras's `ImageDataGenerator` in the article's time (2.0.x), and
-are composed in its order: the warp maps a place of the output to the place of the input to read, by
-`rotation @ shift @ shear @ zoom` about the image's center. Two things differ from Keras: its center
-lay one pixel off (at 14.5 of 0 to 27; here 13.5), and what lies outside the image is black here,
-where its default smeared the border's pixels outwards.
+Each part is batched and takes its random numbers from a table that is drawn once an epoch, with a
+row for each image of the dataset. So what happens to an image is a function of (seed, epoch,
+image), whatever the batch, the rank and the step at which a run resumes.
+
+The affine ranges mean what they meant to Keras's `ImageDataGenerator` in the article's time
+(2.0.x), and are composed in its order: the warp maps a place of the output to the place of the
+input to read, by `rotation @ shift @ shear @ zoom` about the image's center. Two things differ from
+Keras: its center lay one pixel off (at 14.5 of 0 to 27; here 13.5), and what lies outside the image
+is black here, where its default smeared the border's pixels outwards.
 """
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mnist_lightning.data.nondigits import NUM_NUMBERS, nondigits
+from mnist_lightning.errors import UserError
+
+# Columns of a row after the six of its matrix: how strong each change is, 0 for none; then places
+# and levels in [0, 1); then what a non-digit is made by, the first of them 0 for a digit.
+NOISE, BLUR, CONTRAST, STROKE, COVER = range(6, 11)
+GRAY, DOWN, RIGHT, ANGLE, LENGTH, OFFSET, NO_DIGIT = range(11, 18)
+LIGHT = slice(18, 22)
+NUMBERS = slice(22, 22 + NUM_NUMBERS)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The random changes of training images; the defaults are the article's, all of them warps.
+
+    Args:
+        rotation: Largest rotation, in degrees.
+        shift: Largest shift, as a fraction of the image's width and height, drawn for each.
+        shear: Largest shear angle, in radians. (Keras has read it as degrees since 2.1.3.)
+        zoom: Largest change of scale, drawn for width and height separately: 0.08 reads the input
+            in steps of 0.92 to 1.08 pixels, and a longer step makes the digit smaller.
+        noise: Largest standard deviation of Gaussian noise, of pixels in [0, 1].
+        blur: Largest standard deviation of a Gaussian blur, in pixels.
+        contrast: Largest loss of contrast: 0.7 leaves 0.3 of it at least, at any brightness, which
+            may differ from corner to corner.
+        stroke: Most that a stroke gets thicker or thinner at each of its sides, in pixels.
+        cover: Largest width of a bar of one gray that lies over the digit, in pixels: a line, a
+            patch, a stripe, at any angle and of any length from its width to the image's.
+        changed_share: Share of the images that each of these five changes is made to; so that
+            several can meet in an image, and many images keep their looks.
+        no_digit_share: Share of the images that are turned into what is no digit, and labeled with
+            the same probability for each.
+
+    Raises:
+        UserError: If a value is out of its range.
+    """
+
+    rotation: float = 8.0
+    shift: float = 0.08
+    shear: float = 0.3
+    zoom: float = 0.08
+    noise: float = 0.0
+    blur: float = 0.0
+    contrast: float = 0.0
+    stroke: float = 0.0
+    cover: float = 0.0
+    changed_share: float = 0.25
+    no_digit_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        ranges = {
+            "rotation": (180, "degrees"),
+            "shift": (1, "(a fraction of the image)"),
+            "shear": (1.5, "radians"),
+            "noise": (1, "(of pixels in 0 to 1)"),
+            "blur": (14, "pixels"),
+            "stroke": (1, "pixel"),
+            "cover": (28, "pixels"),
+        }
+        for name, (most, unit) in ranges.items():
+            value = getattr(self, name)
+            if not 0 <= value <= most:
+                raise UserError(f"{name} {value} must be in 0 to {most} {unit}")
+        for name in ("zoom", "contrast", "changed_share", "no_digit_share"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise UserError(f"{name} {value} must be in 0 to 1, 1 excluded")
+
+    def __bool__(self) -> bool:
+        """Tell whether any image is changed at all."""
+        return self.warps or self.changes or self.no_digit_share > 0
+
+    @property
+    def warps(self) -> bool:
+        """Whether images are warped."""
+        return any((self.rotation, self.shift, self.shear, self.zoom))
+
+    @property
+    def changes(self) -> bool:
+        """Whether images change their looks."""
+        strengths = self.noise, self.blur, self.contrast, self.stroke, self.cover
+        return any(strengths) and self.changed_share > 0
+
+    def table(self, num_images: int, num_copies: int, seed: tuple[int, ...]) -> Tensor:
+        """Draw what happens to each image of a dataset in an epoch.
+
+        All is drawn even where a range is 0, so that switching one part off leaves the others as
+        they were.
+
+        Args:
+            num_images: Number N of images.
+            num_copies: Number W of different versions of each image.
+            seed: The table is a pure function of it.
+
+        Returns:
+            float32 `(W, N, K)`, rows for `__call__`.
+        """
+        rng = np.random.default_rng((*seed, 1))
+        warps = {name: getattr(self, name) for name in ("rotation", "shift", "shear", "zoom")}
+        matrices = [affine_table(num_images, rng, **warps) for _ in range(num_copies)]
+        table = torch.stack(matrices).flatten(2)
+        if not self.changes and not self.no_digit_share:
+            return table
+        rng = np.random.default_rng((*seed, 3))
+        shape = num_copies, num_images
+        numbers = rng.random((*shape, NUMBERS.stop - NOISE), np.float32)
+        chances = rng.random((*shape, 6), np.float32)
+        ranges = [self.noise, self.blur, self.contrast, 2 * self.stroke, self.cover]
+        strengths = numbers[:, :, :5]
+        strengths[:, :, STROKE - NOISE] -= 0.5
+        strengths *= np.array(ranges, np.float32) * (chances[:, :, :5] < self.changed_share)
+        numbers[:, :, NO_DIGIT - NOISE] = chances[:, :, 5] < self.no_digit_share
+        return torch.cat([table, torch.from_numpy(numbers)], dim=2)
+
+    def __call__(
+        self, pixels: Tensor, labels: Tensor, rows: Tensor, others: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Change each image of a batch by its own row of a table.
+
+        Args:
+            pixels: float32 `(B, 1, 28, 28)` in [0, 1].
+            labels: int64 `(B,)`, or float32 probabilities `(B, 10)`.
+            rows: float32 `(B, K)`, of a table of this augmentation.
+            others: Another image for each, like `pixels`, to make what is no digit from.
+
+        Returns:
+            Like `pixels`, and like `labels`; with a `no_digit_share` the labels are probabilities.
+        """
+        if self.no_digit_share:
+            if labels.ndim == 1:
+                labels = F.one_hot(labels, 10).float()
+            is_none = rows[:, NO_DIGIT] > 0
+            pixels = pixels.clone()
+            pixels[is_none] = nondigits(
+                pixels[is_none],
+                labels[is_none].argmax(dim=1),
+                others[is_none],
+                rows[is_none, NUMBERS],
+            )
+            labels = torch.where(is_none[:, None], torch.full_like(labels, 0.1), labels)
+        if self.warps:
+            pixels = warp(pixels, rows[:, :6].unflatten(1, (2, 3)))
+        return (change_looks(pixels, rows) if self.changes else pixels), labels
+
+    def preview(self, image: Tensor, other: Tensor, num: int = 29) -> Tensor:
+        """Return examples of what training makes of an image, for a person to look at.
+
+        Args:
+            image: Pixels, float `(1, 28, 28)` in [0, 1].
+            other: Another image, likewise, to make what is no digit from.
+            num: Number N of examples; the same ones each time.
+
+        Returns:
+            Float `(N, 28, 28)`.
+        """
+        copies = image.expand(num, 1, -1, -1), other.expand(num, 1, -1, -1)
+        rows = self.table(num, 1, (0,))[0]
+        return self(copies[0], torch.zeros(num, dtype=torch.int64), rows, copies[1])[0][:, 0]
+
+    def settings(self) -> dict[str, float]:
+        """Return the arguments by name."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> "Augmentation":
+        """Return the augmentation of a data module's saved settings."""
+        return cls(**{f.name: settings[f.name] for f in fields(cls) if f.name in settings})
 
 
 def affine_table(
@@ -23,17 +202,15 @@ def affine_table(
 ) -> Tensor:
     """Draw one random affine matrix for each image of a dataset.
 
-    Every parameter is uniform in ± its range. All are drawn even where a range is 0, so that
-    switching one part off leaves the others as they were.
+    Every parameter is uniform in ± its range, which `Augmentation` describes.
 
     Args:
         num_images: Number of matrices N.
         rng: Source of the random numbers; the table is a pure function of its state.
-        rotation: Largest rotation, in degrees.
-        shift: Largest shift, as a fraction of the image's width and height, drawn for each.
-        shear: Largest shear angle, in radians. (Keras has read it as degrees since 2.1.3.)
-        zoom: Largest change of scale, drawn for width and height separately: 0.08 reads the input
-            in steps of 0.92 to 1.08 pixels, and a longer step makes the digit smaller.
+        rotation: In degrees.
+        shift: A fraction of width and height.
+        shear: In radians.
+        zoom: A change of scale.
 
     Returns:
         float32 `(N, 2, 3)`, from the output's (x, y, 1) to the input's (x, y), both in [-1, 1] over
@@ -72,19 +249,71 @@ def warp(pixels: Tensor, matrices: Tensor) -> Tensor:
     return F.grid_sample(pixels, grid, padding_mode="zeros", align_corners=False)
 
 
-def preview(image: Tensor, ranges: dict[str, float], num: int = 29) -> Tensor:
-    """Return an example of what training makes of an image, for a person to look at.
+def change_looks(pixels: Tensor, rows: Tensor) -> Tensor:
+    """Change each image's strokes, cover a part, blur it, take contrast away and add noise.
+
+    In this order, as it happens between a pen and a picture. What has the strength 0 changes no
+    bit.
 
     Args:
-        image: Pixels, float `(1, H, W)` in [0, 1].
-        ranges: Arguments of `affine_table`.
-        num: Number N of random warps; the same ones each time.
+        pixels: float32 `(B, 1, 28, 28)` in [0, 1].
+        rows: float32 `(B, K)`, of an `Augmentation`'s table.
 
     Returns:
-        Float `(N, H, W)`.
+        Like `pixels`.
     """
-    table = affine_table(num, np.random.default_rng(0), **ranges)
-    return warp(image.expand(num, 1, -1, -1), table)[:, 0]
+    columns = rows[:, :, None, None, None].unbind(1)
+    thicker, thinner = columns[STROKE].clamp(min=0), columns[STROKE].clamp(max=0)
+    pixels = (
+        pixels
+        + thicker * (_spread(pixels, torch.maximum) - pixels)
+        + thinner * (pixels - _spread(pixels, torch.minimum))
+    )
+
+    places = torch.arange(28, device=pixels.device) + 0.5
+    down, right = places[:, None] - 28 * columns[DOWN], places - 28 * columns[RIGHT]
+    cos, sin = (math.pi * columns[ANGLE]).cos(), (math.pi * columns[ANGLE]).sin()
+    width = columns[COVER]
+    length = width + columns[LENGTH] * (28 - width)
+    inside = torch.minimum(
+        width / 2 - (cos * down - sin * right).abs(), length / 2 - (sin * down + cos * right).abs()
+    )
+    share = (inside + 0.5).clamp(0, 1) * (width > 0)  # of a pixel
+    pixels = pixels + share * (columns[GRAY] - pixels)
+
+    # A Gaussian's weights from each place to each other one: blurring is two matrix products.
+    distance = torch.arange(28, device=pixels.device)
+    decay = (-0.5 * (distance / rows[:, BLUR, None].clamp(min=1e-3)).square()).exp()
+    weights = decay[:, None, (distance[:, None] - distance).abs()]
+    weights = weights / weights.sum(dim=-1, keepdim=True)
+    pixels = weights @ pixels @ weights.mT
+
+    loss = columns[CONTRAST]
+    corners = rows[:, LIGHT].view(-1, 1, 2, 2)
+    light = F.interpolate(corners, size=28, mode="bilinear", align_corners=True)
+    pixels = light * loss + (1 - loss) * pixels
+
+    tape = _noise_tape(pixels.device).unfold(0, 28 * 28, 1)
+    noise = tape[(rows[:, OFFSET] * len(tape)).long()].view_as(pixels)
+    return (pixels + columns[NOISE] * noise).clamp(0, 1)
+
+
+def _spread(pixels: Tensor, extreme: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Return the largest or smallest of each pixel and its eight neighbors."""
+    for dim in (2, 3):
+        shifted = pixels.clone()
+        inner, outer = pixels.narrow(dim, 0, 27), pixels.narrow(dim, 1, 27)
+        shifted.narrow(dim, 0, 27).copy_(extreme(inner, outer))
+        shifted.narrow(dim, 1, 27).copy_(extreme(shifted.narrow(dim, 1, 27), inner))
+        pixels = shifted
+    return pixels
+
+
+@cache
+def _noise_tape(device: torch.device) -> Tensor:
+    """Return a million normal numbers: each image's noise is read from a place of its own."""
+    numbers = np.random.default_rng(0).standard_normal(2**20, dtype=np.float32)
+    return torch.from_numpy(numbers).to(device)
 
 
 def _cos_sin(angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

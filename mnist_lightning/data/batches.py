@@ -1,4 +1,4 @@
-"""Batches by index: which images a step takes, in which order, with which warps."""
+"""Batches by index: which images a step takes, in which order, and what is done to each."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnist_lightning.data.augment import affine_table
+from mnist_lightning.data.augment import Augmentation
 
 
 @dataclass
@@ -18,9 +18,10 @@ class Batches:
     An epoch visits every image of `indices` once, in `ceil(N / batch_size)` steps of nearly equal
     size: no step is a small rest, and no rank has more steps than another.
 
-    Iterating yields this rank's share of each step, `(images, labels)` or, with warps, `(images,
-    labels, matrices)`: uint8 `(B, 28, 28)`, `B` rows of `labels`, float32 `(W * B, 2, 3)`, first
-    the first of W warps of each image.
+    Iterating yields this rank's share of each step, `(images, labels)` or, with an augmentation,
+    `(images, labels, rows)`: uint8 `(B, 28, 28)`, `B` rows of `labels`, and of the augmentation's
+    table float32 `(W * B, K)`, first those of the first of W versions of each image. If some
+    become no digit, there is a second image for each to make it from, uint8 `(B, 28, 28)`.
 
     Attributes:
         images: uint8 `(D, 28, 28)`.
@@ -29,9 +30,9 @@ class Batches:
         batch_size: Most images in a step, over all ranks.
         pseudo_indices: int64 `(P,)`, images to fill a part of each step with, chosen at random.
         pseudo_size: How many of them a step takes, over all ranks.
-        shuffle_seed: Seed of each epoch's order and warps; None keeps the order of `indices`.
-        warp_ranges: Arguments of `affine_table`; None for no warps.
-        num_warps: Number W of warps of each image.
+        shuffle_seed: Seed of each epoch's order and changes; None keeps the order of `indices`.
+        augmentation: What is done to the images; None for nothing.
+        num_copies: Number W of versions of each image.
         rank: Which share of each step this process takes.
         num_ranks: Number of processes.
         progress: Gives the epoch, and how many of its steps are done; asked when iterating starts.
@@ -44,8 +45,8 @@ class Batches:
     pseudo_indices: np.ndarray = field(default_factory=lambda: np.arange(0))
     pseudo_size: int = 0
     shuffle_seed: int | None = None
-    warp_ranges: dict[str, float] | None = None
-    num_warps: int = 1
+    augmentation: Augmentation | None = None
+    num_copies: int = 1
     rank: int = 0
     num_ranks: int = 1
     progress: Callable[[], tuple[int, int]] = lambda: (0, 0)
@@ -58,16 +59,16 @@ class Batches:
         """Yield this rank's share of each step that is left of the epoch."""
         epoch, steps_done = self.progress()
         device = self.images.device
-        order, pseudo, table = self.indices, self.pseudo_indices, None
+        order, pseudo, table, partners = self.indices, self.pseudo_indices, None, None
         if self.shuffle_seed is not None:
             order = np.random.default_rng((self.shuffle_seed, epoch, 0)).permutation(order)
-            if self.warp_ranges:
-                rng = np.random.default_rng((self.shuffle_seed, epoch, 1))
-                tables = [
-                    affine_table(len(self.images), rng, **self.warp_ranges)
-                    for _ in range(self.num_warps)
-                ]
-                table = torch.stack(tables).to(device)
+            if self.augmentation is not None:
+                seed = self.shuffle_seed, epoch
+                table = self.augmentation.table(len(self.images), self.num_copies, seed).to(device)
+                if self.augmentation.no_digit_share:
+                    rng = np.random.default_rng((*seed, 4))
+                    chosen = rng.choice(self.indices, len(self.images))
+                    partners = torch.from_numpy(chosen).to(device)
             if self.pseudo_size:  # none comes twice before all came once
                 rng = np.random.default_rng((self.shuffle_seed, epoch, 2))
                 size = len(self) * self.pseudo_size
@@ -81,8 +82,12 @@ class Batches:
                 for column in columns
             ]
             visit = torch.cat(parts)
-            batch = self.images[visit], self.labels[visit]
-            yield batch if table is None else (*batch, table[:, visit].flatten(0, 1))
+            batch = [self.images[visit], self.labels[visit]]
+            if table is not None:
+                batch.append(table[:, visit].flatten(0, 1))
+            if partners is not None:
+                batch.append(self.images[partners[visit]])
+            yield tuple(batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: `progress` knows where a run resumes. Lightning asks for this method."""
@@ -114,3 +119,26 @@ def stratified_sample(labels: np.ndarray, indices: np.ndarray, size: int, seed: 
     # How far down its class each image stands, 0 to 1: all classes are used up at one pace.
     depth = (np.arange(len(classes)) - starts[classes] + 0.5) / counts[classes]
     return np.sort(by_class[np.argsort(depth, kind="stable")[:size]])
+
+
+def writers_sample(writers: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Choose writers at random, of each group as large a share of the images, and return theirs.
+
+    Args:
+        writers: int `(D, 2)`, the group and the writer of every image.
+        size: Number of images to choose, 0 to D; the last writer of each group may exceed it.
+        seed: Seed of the choice.
+
+    Returns:
+        int64 `(N,)`, sorted; all images of some writers.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for group in np.unique(writers[:, 0]):
+        names, counts = np.unique(writers[writers[:, 0] == group, 1], return_counts=True)
+        order = rng.permutation(len(names))
+        before = np.cumsum(counts[order]) - counts[order]
+        quota = size * counts.sum() / len(writers)
+        held_out = np.isin(writers[:, 1], names[order[before < quota]])
+        chosen.append(np.flatnonzero(held_out & (writers[:, 0] == group)))
+    return np.sort(np.concatenate(chosen))

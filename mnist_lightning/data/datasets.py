@@ -24,6 +24,11 @@ ARCHIVES = Path(__file__).parent / "archives"  # MNIST's own, with their license
 TRAIN, TEST = (
     (f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz") for part in ("train", "t10k")
 )
+IDX_KINDS = {b"\0\0\x08": "u1", b"\0\0\x0c": ">i4"}
+# Who wrote which training image, by facebookresearch/qmnist.
+WRITERS = tuple(
+    f"qmnist-train-labels{kind}" for kind in ("-idx2-int", "-idx2-int.gz", ".tsv", ".tsv.gz")
+)
 
 
 def prepare(root: Path, name: Name) -> None:
@@ -87,29 +92,70 @@ def read_test_set() -> tuple[Tensor, Tensor]:
     return images, labels.long()
 
 
-def read_idx(contents: bytes, name: str | Path) -> Tensor:
-    """Read a file in the format of MNIST's, for bytes.
+def read_writers(root: Path, labels: Tensor) -> np.ndarray:
+    """Read who wrote each of MNIST's training images, from QMNIST's list under `root`.
+
+    The list is a file of facebookresearch/qmnist, as text or as torchvision's QMNIST keeps it.
 
     Args:
-        contents: Two zeros, 8 for bytes, the number of dimensions; each dimension's size as a
-            big-endian int32; the values (http://yann.lecun.com/exdb/mnist/).
+        root: The data's folder.
+        labels: int64 `(D,)`, the images' digits, which the list must name too.
+
+    Returns:
+        int64 `(D, 2)`: the group (NIST's hsf_0, employees of the census, or hsf_4, students) and
+        the writer of every image.
+
+    Raises:
+        OSError: If a file can't be read.
+        UserError: If there is no such list, or it is of other images.
+    """
+    for path in (root / "QMNIST" / "raw" / name for name in WRITERS):
+        if not path.is_file():
+            continue
+        contents = path.read_bytes()
+        try:
+            contents = gzip.decompress(contents) if path.suffix == ".gz" else contents
+            if ".tsv" in path.suffixes:
+                rows = np.array([line.split() for line in contents.splitlines()], np.int64)
+            else:
+                rows = read_idx(contents, path).numpy()
+            if not np.array_equal(rows[:, 0], labels.numpy()):
+                raise ValueError("other digits")
+        except (EOFError, zlib.error, gzip.BadGzipFile, ValueError, IndexError) as error:
+            raise UserError(f"{path} is damaged or lists the writers of other images") from error
+        return rows[:, 1:3].astype(np.int64)
+    raise UserError(
+        f"data.split writers needs QMNIST's list of writers, as {root}/QMNIST/raw/{WRITERS[0]} or "
+        f"{WRITERS[-1]}; where there is a network, this gets it: python -c 'from "
+        f'torchvision.datasets import QMNIST; QMNIST("{root}", "train", download=True)\''
+    )
+
+
+def read_idx(contents: bytes, name: str | Path) -> Tensor:
+    """Read a file in the format of MNIST's, for bytes or int32.
+
+    Args:
+        contents: Two zeros, 8 for bytes or 12 for int32, the number of dimensions; each dimension's
+            size as a big-endian int32; the values (http://yann.lecun.com/exdb/mnist/).
         name: The file's, for errors.
 
     Returns:
-        uint8, of the sizes that the file states.
+        uint8 or int32, of the sizes that the file states.
 
     Raises:
         UserError: If it is not such a file, or has another length than it states.
     """
-    num_dimensions = contents[3] if contents[:3] == b"\0\0\x08" and len(contents) > 3 else 0
+    kind = np.dtype(IDX_KINDS.get(contents[:3], "V"))
+    num_dimensions = contents[3] if kind.itemsize and len(contents) > 3 else 0
     start = 4 + 4 * num_dimensions
     if not num_dimensions or len(contents) < start:
-        raise UserError(f"{name} is not an IDX file of bytes")
+        raise UserError(f"{name} is not an IDX file of bytes or of int32")
     sizes = np.frombuffer(contents, ">i4", num_dimensions, 4).tolist()
-    values = np.frombuffer(contents, np.uint8, offset=start)
-    if min(sizes) < 0 or len(values) != np.prod(sizes, dtype=object):
-        raise UserError(f"{name} states {sizes} values and holds {len(values):,}")
-    return torch.from_numpy(values.copy()).reshape(sizes)
+    num_bytes = len(contents) - start
+    if min(sizes) < 0 or num_bytes != kind.itemsize * np.prod(sizes, dtype=object):
+        raise UserError(f"{name} states {sizes} values and holds {num_bytes:,} bytes of them")
+    values = np.frombuffer(contents, kind, offset=start)
+    return torch.from_numpy(values.astype(kind.newbyteorder("="))).reshape(sizes)
 
 
 def _is_right(path: Path, right: bytes, contents: bytes, name: Name) -> bool:

@@ -12,19 +12,19 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from mnist_lightning.data import datasets
-from mnist_lightning.data.augment import warp
-from mnist_lightning.data.batches import Batches, stratified_sample
+from mnist_lightning.data.augment import Augmentation
+from mnist_lightning.data.batches import Batches, stratified_sample, writers_sample
 from mnist_lightning.data.predictions import read_predictions
 from mnist_lightning.errors import UserError
 from mnist_lightning.network import to_pixels
 
 
 class MNISTDataModule(pl.LightningDataModule):
-    """MNIST, or a dataset of its format, with random affine augmentation of the training images.
+    """MNIST, or a dataset of its format, with random augmentation of the training images.
 
-    The order of the images is a function of (seed, epoch) and the warp of an image one of (seed,
-    epoch, image), so neither changes with the batch size, the number of processes or a restart.
-    (Pseudo-labels of test images change all warps.) `run_seed` says which seed.
+    The order of the images is a function of (seed, epoch) and the augmentation of an image one of
+    (seed, epoch, image), so neither changes with the batch size, the number of processes or a
+    restart. (Pseudo-labels of test images change it for all.) `run_seed` says which seed.
 
     Args:
         root: Folder of the data, in torchvision's layout; MNIST is put there if it is missing.
@@ -33,6 +33,10 @@ class MNISTDataModule(pl.LightningDataModule):
         eval_batch_size: Images a step in validation, test and predict, over all processes together.
         val_size: Number of the 60,000 training images to hold out for validation; 0 for none.
         train_size: Number of the others to train on; all of them if it is not given.
+        split: What is held out: `random` images, or all images of some `writers`, of both of
+            MNIST's groups of writers in proportion, until `val_size` is reached. A network is
+            better with writers that it knows, and knows no writer of the test images. QMNIST's
+            list names the writers; an error says where to get it.
         split_seed: Seed of the split, so that runs with different seeds share one split.
         predict_set: What `predict` reads: the `test` images, or the `unlabelled` ones, which are
             the training images that `val_size` and `train_size` leave over.
@@ -42,10 +46,7 @@ class MNISTDataModule(pl.LightningDataModule):
         pseudo_share: Share of each step that pseudo-labeled images fill, chosen anew at random; an
             epoch is one pass over the others.
         pseudo_confidence: Least probability of its likeliest digit that lets in a pseudo-label.
-        rotation: Largest rotation of a training image, in degrees.
-        shift: Largest shift, as a fraction of width and height.
-        shear: Largest shear angle, in radians.
-        zoom: Largest change of scale, for width and height separately.
+        augmentation: The arguments of `Augmentation`, which changes the training images.
 
     Raises:
         UserError: If a value is out of its range.
@@ -59,15 +60,13 @@ class MNISTDataModule(pl.LightningDataModule):
         eval_batch_size: int = 1000,
         val_size: int = 5000,
         train_size: int | None = None,
+        split: Literal["random", "writers"] = "random",
         split_seed: int = 0,
         predict_set: Literal["test", "unlabelled"] = "test",
         pseudo_labels: str | None = None,
         pseudo_share: float = 0.25,
         pseudo_confidence: float = 0.0,
-        rotation: float = 8.0,
-        shift: float = 0.08,
-        shear: float = 0.3,
-        zoom: float = 0.08,
+        **augmentation: Any,
     ) -> None:
         super().__init__()
         _check("batch_size", batch_size, batch_size >= 2, "2 or more (batch norm needs two images)")
@@ -92,23 +91,23 @@ class MNISTDataModule(pl.LightningDataModule):
         )
         if pseudo_labels is None and (pseudo_share, pseudo_confidence) != (0.25, 0.0):
             raise UserError("pseudo_share and pseudo_confidence want pseudo_labels, a file")
-        _check("rotation", rotation, 0 <= rotation <= 180, "in 0 to 180 degrees")
-        _check("shift", shift, 0 <= shift <= 1, "in 0 to 1 (a fraction of the image)")
-        _check("shear", shear, 0 <= shear <= 1.5, "in 0 to 1.5 radians")
-        _check("zoom", zoom, 0 <= zoom < 1, "in 0 to 1, 1 excluded")
+        if split == "writers" and dataset != "MNIST":
+            raise UserError(f"data.split writers: nobody has listed the writers of {dataset}")
+        self.augmentation = Augmentation(**augmentation)
+        augmentation = self.augmentation.settings()  # what was not given is saved too
         self.save_hyperparameters()
         self.root = Path(root)
         self.dataset = dataset
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.val_size = val_size
-        self.train_size = left if train_size is None else train_size
+        self.train_size = train_size
+        self.split = split
         self.split_seed = split_seed
         self.predict_set = predict_set
         self.pseudo_labels = pseudo_labels
         self.pseudo_digest: str | None = None
         self.pseudo_confidence = pseudo_confidence
-        self.warp_ranges = {"rotation": rotation, "shift": shift, "shear": shear, "zoom": zoom}
 
     def prepare_data(self) -> None:
         """Put verified data files under `root`, from the shipped archives or the dataset's mirrors.
@@ -137,9 +136,16 @@ class MNISTDataModule(pl.LightningDataModule):
         if train:
             self.train_images, self.train_labels = images.to(device), labels.to(device)
             classes = labels.numpy()
-            self.val_indices = stratified_sample(classes, rest, self.val_size, self.split_seed)
+            if self.split == "writers":
+                writers = datasets.read_writers(self.root, labels)
+                self.val_indices = writers_sample(writers, self.val_size, self.split_seed)
+            else:
+                self.val_indices = stratified_sample(classes, rest, self.val_size, self.split_seed)
             rest = np.setdiff1d(rest, self.val_indices)
-            self.train_indices = stratified_sample(classes, rest, self.train_size, self.split_seed)
+            size = len(rest) if self.train_size is None else self.train_size
+            if size > len(rest):
+                raise UserError(f"train_size {size} must be in 2 to {len(rest):,}")
+            self.train_indices = stratified_sample(classes, rest, size, self.split_seed)
             rest = np.setdiff1d(rest, self.train_indices)
         else:
             self.test_images, self.test_labels = images.to(device), labels.to(device)
@@ -160,10 +166,9 @@ class MNISTDataModule(pl.LightningDataModule):
         Raises:
             UserError: If a process would get less than two images in a step.
         """
-        # An ensemble wants a warp of its own for each network. The module says how many it has: a
+        # An ensemble wants an image of its own for each network. The module says how many it has: a
         # setting here could contradict it, and each network would train on a part of each batch.
-        num_warps = getattr(self.trainer.lightning_module, "members", 1) if self.trainer else 1
-        has_warps = num_warps > 1 or any(self.warp_ranges.values())
+        num_copies = getattr(self.trainer.lightning_module, "members", 1) if self.trainer else 1
         batches = Batches(
             self.fit_images,
             self.fit_labels,
@@ -172,8 +177,8 @@ class MNISTDataModule(pl.LightningDataModule):
             pseudo_indices=self.pseudo_indices,
             pseudo_size=self.pseudo_size if len(self.pseudo_indices) else 0,
             shuffle_seed=self.seed,
-            warp_ranges=self.warp_ranges if has_warps else None,
-            num_warps=num_warps,
+            augmentation=self.augmentation if num_copies > 1 or self.augmentation else None,
+            num_copies=num_copies,
             progress=self._progress,
         )
         return self._share(batches, least=2)  # batch norm needs two images
@@ -228,12 +233,15 @@ class MNISTDataModule(pl.LightningDataModule):
 
         In training an ensemble of W networks gets `(W * B, 1, 28, 28)`, the first network's first.
         """
-        images, labels, *matrices = batch
+        images, labels, *more = batch
         pixels = to_pixels(images)
-        if not matrices:
+        if not more:
             return pixels, labels
-        copies = len(matrices[0]) // len(images)
-        return warp(pixels.repeat(copies, 1, 1, 1), matrices[0]), torch.cat([labels] * copies)
+        rows, *others = more
+        copies = len(rows) // len(images)
+        pixels, labels = pixels.repeat(copies, 1, 1, 1), torch.cat([labels] * copies)
+        partners = to_pixels(others[0]).repeat(copies, 1, 1, 1) if others else pixels
+        return self.augmentation(pixels, labels, rows, partners)
 
     def _add_pseudo_labels(self, path: str, unlabelled: np.ndarray) -> None:
         """Give all training images soft labels, and those of a file the file's."""

@@ -22,11 +22,18 @@ class Reading:
         digit: The most probable digit.
         probabilities: Of the digits 0 to 9; they sum to 1.
         image: What the network saw, uint8 `(28, 28)`, 0 to 255.
+        is_digit: Whether the digit is probable enough that there is one at all: not less than the
+            network's `no_digit_below`.
     """
 
     digit: int
     probabilities: tuple[float, ...]
     image: Tensor
+    is_digit: bool = True
+
+    def __str__(self) -> str:
+        """Return the digit, or `?` if there is none."""
+        return str(self.digit) if self.is_digit else "?"
 
     @property
     def probability(self) -> float:
@@ -52,6 +59,7 @@ class Reading:
             "second": self.second,
             "second_probability": round(self.second_probability, 6),
             "probabilities": [round(probability, 6) for probability in self.probabilities],
+            "is_digit": self.is_digit,
         }
 
 
@@ -60,7 +68,8 @@ def read(source: str | Path | bytes | Image.Image, network: Callable[[Tensor], T
 
     Args:
         source: A picture file's path or contents, or a picture that Pillow has opened.
-        network: Pixels, float `(B, 1, 28, 28)` in [0, 1], to logits `(B, 10)`, on the CPU.
+        network: Pixels, float `(B, 1, 28, 28)` in [0, 1], to logits `(B, 10)`, on the CPU; without
+            a `no_digit_below` every image is a digit to it.
 
     Returns:
         What it reads.
@@ -92,11 +101,13 @@ def read_images(images: Tensor, network: Callable[[Tensor], Tensor]) -> list[Rea
     Raises:
         UserError: If the network's answer is not finite.
     """
+    least = getattr(network, "no_digit_below", 0.0)
     readings = []
     for part in images.split(500):
         probabilities = network(part[:, None] / 255).softmax(dim=1)
         if not probabilities.isfinite().all():
             raise UserError("the network's answer is not a number: its weights are not good")
         for image, row in zip(part, probabilities, strict=True):
-            readings.append(Reading(int(row.argmax()), tuple(row.tolist()), image))
+            is_digit = bool(row.max() >= least)
+            readings.append(Reading(int(row.argmax()), tuple(row.tolist()), image, is_digit))
     return readings

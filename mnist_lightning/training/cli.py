@@ -191,7 +191,7 @@ class CLI(LightningCLI):
             lines["see curves"] = [*module, "tensorboard.main", "--logdir", folder]
         score = kept[0].best_model_score
         if score is not None:
-            num = self.config.fit.data.val_size
+            num = len(self.datamodule.val_indices)  # whole writers are seldom just val_size
             misread = f"{round((1 - float(score)) * num):,} of {num:,} validation images misread"
             print(f"\nbest epoch  {misread}, {float(score):.2%} right")
         else:

@@ -11,7 +11,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from mnist_lightning import figures
-from mnist_lightning.data.augment import preview
 from mnist_lightning.figures.measures import layer_output
 from mnist_lightning.network import networks_of, to_pixels
 
@@ -19,9 +18,9 @@ from mnist_lightning.network import networks_of, to_pixels
 class Pictures(Callback):
     """Writes into TensorBoard what the network learns and where it errs.
 
-    - Images tab: at the start, warps of a training image; after each epoch, the first layer's
-      filters and its feature maps of one image; after each validation, the confusion matrix and the
-      mistakes, of all processes' validation images.
+    - Images tab: at the start, what augmentation makes of a training image; after each epoch, the
+      first layer's filters and its feature maps of one image; after each validation, the confusion
+      matrix and the mistakes, of all processes' validation images.
     - Graphs and HParams tabs: the network, and the run's settings beside its last `val/accuracy`.
     - Projector tab: at the end, what the hidden layer makes of up to 1,000 images.
 
@@ -36,7 +35,7 @@ class Pictures(Callback):
         self.answers: list[list[Tensor]] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the graph, the settings and the warps."""
+        """Write the graph, the settings and the augmentation."""
         logger = _tensorboard(trainer)
         if logger is None or not trainer.is_global_zero:
             return
@@ -56,10 +55,10 @@ class Pictures(Callback):
             logger.experiment._get_file_writer().add_summary(summary)
 
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if any(data.warp_ranges.values()):
-            original = to_pixels(data.train_images[data.train_indices[:1]]).cpu()[0]
-            warped = preview(original, data.warp_ranges)
-            _draw(trainer, "data/augmentation", figures.augmentation(original[0], warped))
+        if data.augmentation:
+            original, other = to_pixels(data.train_images[data.train_indices[:2]]).cpu()
+            changed = data.augmentation.preview(original, other)
+            _draw(trainer, "data/augmentation", figures.augmentation(original[0], changed))
 
     def on_validation_batch_end(
         self,

@@ -204,17 +204,18 @@ let spoken = 0;
 
 function show(answer) {
   document.body.classList.toggle("idle", !answer);
-  const digit = answer ? String(answer.digit) : "?";
+  const digit = answer?.is_digit ? String(answer.digit) : "?";
+  const words = answer?.is_digit ? percent(answer.probability) : "No digit";
   if ($("digit").textContent !== digit) {
     $("digit").textContent = digit;
     $("digit").classList.remove("new");
     void $("digit").offsetWidth; // starts the animation anew
     $("digit").classList.add("new");
   }
-  $("probability").textContent = answer ? percent(answer.probability) : "No digit yet";
+  $("probability").textContent = answer ? words : "No digit yet";
   [...$("bars").children].forEach((bar, i) => {
     const share = answer?.probabilities[i] ?? 0;
-    bar.classList.toggle("first", i === answer?.digit);
+    bar.classList.toggle("first", Boolean(answer?.is_digit) && i === answer.digit);
     bar.style.setProperty("--share", share);
     bar.lastChild.textContent = answer ? percent(share) : "";
   });
@@ -230,7 +231,7 @@ function show(answer) {
   }
   clearTimeout(spoken); // a screen reader hears the answer once it rests
   spoken = setTimeout(() => {
-    $("spoken").textContent = answer ? `${digit}, ${percent(answer.probability)}` : "";
+    $("spoken").textContent = answer?.is_digit ? `${digit}, ${words}` : answer ? words : "";
   }, 500);
 }
 

@@ -1,0 +1,93 @@
+"""Pictures of what is no digit, made from digits and from strokes: a network learns to doubt them.
+
+None of them is taken from a font or another dataset.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NUM_STROKES, NUM_POINTS = 4, 3  # most strokes of a scribble, each a curve with three points
+NUM_NUMBERS = 4 + 3 * NUM_STROKES * NUM_POINTS
+TURNED = torch.tensor([2, 3, 4, 5, 6, 7, 9])  # no digits if they lie on their side
+
+
+def nondigits(pixels: Tensor, labels: Tensor, others: Tensor, numbers: Tensor) -> Tensor:
+    """Turn images of digits into images of none.
+
+    Args:
+        pixels: float32 `(B, 1, 28, 28)` in [0, 1].
+        labels: int64 `(B,)`, their digits.
+        others: A second image for each, likewise.
+        numbers: float32 `(B, NUM_NUMBERS)` in [0, 1), what is random in it.
+
+    Returns:
+        Like `pixels`: halves at the wrong side, two digits side by side, one over another, patches
+        in disorder, a digit on its side, or a scribble.
+    """
+    made = torch.empty_like(pixels)
+    is_scribble = numbers[:, 0] < 0.5
+    made[is_scribble] = _scribbles(numbers[is_scribble, 1:])
+    pixels, others, numbers = (values[~is_scribble] for values in (pixels, others, numbers))
+    on_its_side = pixels.mT.flip(-1)
+    disorder = _disorder(pixels, numbers[:, 1:17])
+    can_turn = torch.isin(labels[~is_scribble], TURNED.to(labels.device))[:, None, None, None]
+    kinds = [
+        # The right half of one, then the left half of another: two halves of a 0 are no 0.
+        torch.cat([pixels[..., 14:], others[..., :14]], dim=-1),
+        torch.cat([pixels[..., 14:, :], others[..., :14, :]], dim=-2),
+        _side_by_side(F.avg_pool2d(pixels, (1, 2)), F.avg_pool2d(others, (1, 2))),
+        _side_by_side(F.avg_pool2d(pixels, 2), F.avg_pool2d(others, 2)),
+        torch.maximum(pixels, others.mT.flip(-1)),
+        disorder,
+        torch.where(can_turn, on_its_side, disorder),
+        torch.where(can_turn, on_its_side.flip(-1, -2), disorder),
+    ]
+    chosen = (2 * (numbers[:, 0] - 0.5) * len(kinds)).long()
+    made[~is_scribble] = torch.stack(kinds)[chosen, torch.arange(len(pixels), device=pixels.device)]
+    return made
+
+
+def _side_by_side(left: Tensor, right: Tensor) -> Tensor:
+    both = torch.cat([left, right], dim=-1)
+    missing = 28 - both.shape[-2]
+    return F.pad(both, (0, 0, missing // 2, missing // 2))
+
+
+def _disorder(pixels: Tensor, numbers: Tensor) -> Tensor:
+    """Put the 16 patches of 7x7 pixels of each image in a random order."""
+    patches = F.unfold(pixels, 7, stride=7)
+    order = numbers.argsort(dim=1)[:, None].expand_as(patches)
+    return F.fold(patches.gather(2, order), (28, 28), 7, stride=7)
+
+
+def _scribbles(numbers: Tensor) -> Tensor:
+    """Draw two to four curves with a pen, of random points within a square of 20 pixels.
+
+    Half of them are straight, a third of all points lie on a grid, as a letter's corners do, and
+    half of the curves begin where the one before ended.
+    """
+    first, rest = numbers[:, :3], numbers[:, 3:].unflatten(1, (NUM_STROKES, NUM_POINTS, 3))
+    num_strokes = 2 + (first[:, 0] * (NUM_STROKES - 1)).long()
+    points, chances = rest[..., :2], rest[..., 2]
+    on_grid = (points * 3).floor() / 2
+    points = torch.where((first[:, 1] < 0.33)[:, None, None, None], on_grid, points)
+    start, middle, end = points.unbind(2)
+    begins_there = (chances[:, 1:, 0] < 0.5)[..., None]
+    start = torch.cat([start[:, :1], torch.where(begins_there, end[:, :-1], start[:, 1:])], dim=1)
+    is_straight = (chances[..., 1] < 0.5)[..., None]
+    middle = torch.where(is_straight, (start + end) / 2, 2 * middle - (start + end) / 2)
+    # Quadratic Bezier curves, by places on them that lie less than a pen's width apart.
+    t = torch.linspace(0, 1, 20, device=numbers.device)[:, None]
+    start, middle, end = (4 + 20 * p[:, :, None] for p in (start, middle, end))
+    curves = (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
+    exists = torch.arange(NUM_STROKES, device=numbers.device) < num_strokes[:, None]
+    curves = torch.where(exists[:, :, None, None], curves, curves[:, :1])
+    centers = torch.arange(28, device=numbers.device) + 0.5
+    places = torch.cartesian_prod(centers, centers)
+    ink = curves.flatten(1, 2)
+    # |p - i|^2 = |p|^2 + |i|^2 - 2 p i, of the nearest ink
+    nearest = (ink.square().sum(dim=2)[:, None] - 2 * places @ ink.mT).amin(dim=2)
+    distance = (nearest + places.square().sum(dim=1)).clamp(min=0).sqrt()
+    radius = 0.7 + 1.3 * first[:, 2:]
+    return (radius + 0.5 - distance).clamp(0, 1).view(-1, 1, 28, 28)
