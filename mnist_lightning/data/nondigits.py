@@ -9,7 +9,8 @@ from torch import Tensor
 
 NUM_STROKES, NUM_POINTS = 4, 3  # most strokes of a scribble, each a curve with three points
 NUM_NUMBERS = 4 + 3 * NUM_STROKES * NUM_POINTS
-TURNED = torch.tensor([2, 3, 4, 5, 6, 7, 9])  # no digits if they lie on their side
+# Which digits are none once they lie on their side, stand on their head, or are seen in a mirror.
+ON_SIDE, ON_HEAD, MIRRORED = (2, 3, 4, 5, 6, 7, 9), (3, 4, 7), (3, 4, 6, 7, 9)
 
 
 def nondigits(pixels: Tensor, labels: Tensor, others: Tensor, numbers: Tensor) -> Tensor:
@@ -23,15 +24,19 @@ def nondigits(pixels: Tensor, labels: Tensor, others: Tensor, numbers: Tensor) -
 
     Returns:
         Like `pixels`: halves at the wrong side, two digits side by side, one over another, patches
-        in disorder, a digit on its side, or a scribble.
+        in disorder, a digit that is turned or mirrored, or a scribble.
     """
     made = torch.empty_like(pixels)
     is_scribble = numbers[:, 0] < 0.5
     made[is_scribble] = _scribbles(numbers[is_scribble, 1:])
     pixels, others, numbers = (values[~is_scribble] for values in (pixels, others, numbers))
-    on_its_side = pixels.mT.flip(-1)
+    labels = labels[~is_scribble]
     disorder = _disorder(pixels, numbers[:, 1:17])
-    can_turn = torch.isin(labels[~is_scribble], TURNED.to(labels.device))[:, None, None, None]
+
+    def instead(turned: Tensor, digits: tuple[int, ...]) -> Tensor:
+        is_none = torch.isin(labels, torch.tensor(digits, device=labels.device))
+        return torch.where(is_none[:, None, None, None], turned, disorder)
+
     kinds = [
         # The right half of one, then the left half of another: two halves of a 0 are no 0.
         torch.cat([pixels[..., 14:], others[..., :14]], dim=-1),
@@ -39,9 +44,10 @@ def nondigits(pixels: Tensor, labels: Tensor, others: Tensor, numbers: Tensor) -
         _side_by_side(F.avg_pool2d(pixels, (1, 2)), F.avg_pool2d(others, (1, 2))),
         _side_by_side(F.avg_pool2d(pixels, 2), F.avg_pool2d(others, 2)),
         torch.maximum(pixels, others.mT.flip(-1)),
-        disorder,
-        torch.where(can_turn, on_its_side, disorder),
-        torch.where(can_turn, on_its_side.flip(-1, -2), disorder),
+        instead(pixels.mT.flip(-1), ON_SIDE),
+        instead(pixels.mT.flip(-2), ON_SIDE),
+        instead(pixels.flip(-1, -2), ON_HEAD),
+        instead(pixels.flip(-1), MIRRORED),
     ]
     chosen = (2 * (numbers[:, 0] - 0.5) * len(kinds)).long()
     made[~is_scribble] = torch.stack(kinds)[chosen, torch.arange(len(pixels), device=pixels.device)]
@@ -62,23 +68,27 @@ def _disorder(pixels: Tensor, numbers: Tensor) -> Tensor:
 
 
 def _scribbles(numbers: Tensor) -> Tensor:
-    """Draw two to four curves with a pen, of random points within a square of 20 pixels.
+    """Draw one to four curves with a pen, of random points within a square of 20 pixels.
 
-    Half of them are straight, a third of all points lie on a grid, as a letter's corners do, and
-    half of the curves begin where the one before ended.
+    Half of them are straight, six of ten scribbles have their points near a grid's, as a letter's
+    corners are, and half of the curves begin where the one before ended. A curve that is not
+    much bent has company, since it might be a 1.
     """
     first, rest = numbers[:, :3], numbers[:, 3:].unflatten(1, (NUM_STROKES, NUM_POINTS, 3))
-    num_strokes = 2 + (first[:, 0] * (NUM_STROKES - 1)).long()
     points, chances = rest[..., :2], rest[..., 2]
-    on_grid = (points * 3).floor() / 2
-    points = torch.where((first[:, 1] < 0.33)[:, None, None, None], on_grid, points)
+    cell = (3 * points).floor()
+    near_grid = cell / 2 + 0.2 * (3 * points - cell - 0.5)
+    points = torch.where((first[:, 1] < 0.6)[:, None, None, None], near_grid, points)
     start, middle, end = points.unbind(2)
+    (across, along), (x, y) = ((p[:, 0] - start[:, 0]).unbind(1) for p in (end, middle))
+    is_bent = (across * y - along * x).abs() > 0.2  # twice the triangle's area
+    num_strokes = torch.where(is_bent, 1, 2) + (first[:, 0] * (NUM_STROKES - 1)).long()
     begins_there = (chances[:, 1:, 0] < 0.5)[..., None]
     start = torch.cat([start[:, :1], torch.where(begins_there, end[:, :-1], start[:, 1:])], dim=1)
-    is_straight = (chances[..., 1] < 0.5)[..., None]
+    is_straight = ((chances[..., 1] < 0.5) & (num_strokes > 1)[:, None])[..., None]
     middle = torch.where(is_straight, (start + end) / 2, 2 * middle - (start + end) / 2)
     # Quadratic Bezier curves, by places on them that lie less than a pen's width apart.
-    t = torch.linspace(0, 1, 20, device=numbers.device)[:, None]
+    t = torch.linspace(0, 1, 30, device=numbers.device)[:, None]
     start, middle, end = (4 + 20 * p[:, :, None] for p in (start, middle, end))
     curves = (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
     exists = torch.arange(NUM_STROKES, device=numbers.device) < num_strokes[:, None]
