@@ -1,7 +1,8 @@
 """A file with trained weights -> an eval-mode network, or a clear error.
 
-Files come from strangers too: no code in one runs, and what it says of sizes is compared with what
-it holds before anything is made of it, so that a small file takes little memory and time.
+A file may come from a stranger: no code in it runs, and the sizes that it states are compared with
+the weights that it holds before a network is built, so that a small file takes little memory and
+time.
 """
 
 import hashlib
@@ -19,20 +20,20 @@ from mnist_lightning.errors import UserError
 from mnist_lightning.network import ConvNet, Ensemble, networks_of
 from mnist_lightning.untrusted import unpack
 
-# Goes up when a checkpoint's contents change so that older code can't read them.
+# Incremented when a checkpoint's contents change so that older code can't read them.
 CHECKPOINT_FORMAT = 1
 
-# ConvNet's arguments and their defaults, of all that a run's checkpoint knows.
-NETWORK_SETTINGS = {name: each.default for name, each in signature(ConvNet).parameters.items()}
+# ConvNet's arguments and their defaults.
+NETWORK_SETTINGS = {name: p.default for name, p in signature(ConvNet).parameters.items()}
 
-# What stands for other kinds in a file: JSON has no tuples, and a person writes 0 for 0.0.
+# Types that a file may hold instead: JSON has no tuples, and a person writes 0 for 0.0.
 ALSO = {tuple: (tuple, list), float: (float, int)}
 
-# What the tools use where no checkpoint is named; README.md says how it was made.
+# The network that is used if no checkpoint is named; README.md says how it was trained.
 PRETRAINED = Path(__file__).parent / "pretrained.safetensors"
 
-# What this project and Lightning take from a checkpoint without a look: its kind, and its entries'.
-KINDS = {
+# What this project and Lightning use of a checkpoint unchecked: its type, and its values' type.
+TYPES = {
     "epoch": (int, object),
     "global_step": (int, object),
     "pytorch-lightning_version": (str, object),
@@ -54,15 +55,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         path: A file's path; no address.
 
     Returns:
-        Lightning's checkpoint, with its tensors on the CPU. Settings that came after it have
-        their defaults.
+        Lightning's checkpoint, with its tensors on the CPU. Settings that it lacks, since they are
+        newer, have their defaults.
 
     Raises:
         FileNotFoundError: If there is no such file.
         UserError: If the file is not a whole checkpoint of this project, or its weights are not
             those of the network that its settings describe.
     """
-    if not Path(path).is_file():  # a pipe, say, would have no end
+    if not Path(path).is_file():  # reading a pipe might never end
         raise FileNotFoundError(f"there is no checkpoint file {path}")
     try:
         checkpoint = unpack(Path(path).read_bytes())
@@ -70,15 +71,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise
     except MemoryError as error:
         raise UserError(f"{path}: there is not enough memory to read it") from error
-    except Exception as error:  # of many kinds, by where the damage is
+    except Exception as error:  # its type depends on where the damage is
         raise UserError(f"{path} is damaged or not a checkpoint") from error
     format_ = checkpoint.get("mnist_lightning_format") if isinstance(checkpoint, dict) else None
     if not isinstance(format_, int):
         raise UserError(f"{path} is not a checkpoint of mnist_lightning")
     if format_ > CHECKPOINT_FORMAT:
         raise UserError(f"{path} was written by a newer mnist_lightning: update this one")
-    for name in NEEDED | KINDS.keys() & checkpoint.keys():
-        if not _is_of_kind(checkpoint.get(name), *KINDS[name]):
+    for name in NEEDED | TYPES.keys() & checkpoint.keys():
+        if not _has_type(checkpoint.get(name), *TYPES[name]):
             raise UserError(f"{path} is not a checkpoint of mnist_lightning: look at its {name}")
     checkpoint["hyper_parameters"] = NETWORK_SETTINGS | checkpoint.get("hyper_parameters", {})
     _compare(path, *_network_of(checkpoint))
@@ -90,7 +91,7 @@ def load(*paths: str | Path) -> ConvNet | Ensemble:
 
     Args:
         paths: A checkpoint that `fit` wrote, or a `.safetensors` file that `export` wrote; several
-            for an ensemble of them all; none for the trained network that comes with the package.
+            make an ensemble; none stands for the trained network that comes with the package.
 
     Returns:
         The network in eval mode, on the CPU: float `(B, 1, 28, 28)` in [0, 1] to logits `(B, 10)`.
@@ -137,12 +138,12 @@ def _load(path: Path) -> ConvNet | Ensemble:
 
 
 def _build(settings: list[dict[str, Any]]) -> ConvNet | Ensemble:
-    networks = [ConvNet(**each) for each in settings]
+    networks = [ConvNet(**arguments) for arguments in settings]
     return networks[0] if len(networks) == 1 else Ensemble(networks)
 
 
 def _network_of(checkpoint: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    """Return the settings of each member, none where there can't be so many, and all weights."""
+    """Return each member's settings, none if there can't be that many, and all weights."""
     weights = {
         name.removeprefix("network."): weight
         for name, weight in checkpoint["state_dict"].items()
@@ -155,30 +156,30 @@ def _network_of(checkpoint: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[
 
 
 def _compare(path: str | Path, settings: list[dict[str, Any]], weights: dict[str, Tensor]) -> None:
-    """Refuse settings that do not build these weights, at no cost beyond the weights' own."""
+    """Refuse settings that do not build these weights, before memory is allocated for them."""
     try:
         layers = 0
-        for each in settings:
-            for name, value in each.items():
-                kind = type(NETWORK_SETTINGS[name])
-                if not isinstance(value, ALSO.get(kind, kind)):
+        for arguments in settings:
+            for name, value in arguments.items():
+                expected = type(NETWORK_SETTINGS[name])
+                if not isinstance(value, ALSO.get(expected, expected)):
                     raise TypeError(f"{name} is {type(value)}")
-            layers += len(each["channels"]) * each.get("convolutions", 1)
+            layers += len(arguments["channels"]) * arguments.get("convolutions", 1)
         if not 1 <= max(layers, len(settings)) <= len(weights):
             raise ValueError(f"{layers} layers of {len(weights)} weights")
         with torch.device("meta"):  # where shapes take no memory
             network = _build(settings)
         network.load_state_dict({name: w.to("meta") for name, w in weights.items()})
-    except Exception as error:  # of many kinds, by what does not fit
+    except Exception as error:  # its type depends on what does not fit
         raise UserError(f"{path} holds another network than this version builds") from error
 
 
-def _is_of_kind(value: Any, kind: type, of_entries: type) -> bool:
-    if not isinstance(value, kind):
+def _has_type(value: Any, type_: type, value_type: type) -> bool:
+    if not isinstance(value, type_):
         return False
     if isinstance(value, dict):
-        return all(isinstance(k, str) and isinstance(v, of_entries) for k, v in value.items())
-    return not isinstance(value, list) or all(isinstance(entry, of_entries) for entry in value)
+        return all(isinstance(k, str) and isinstance(v, value_type) for k, v in value.items())
+    return not isinstance(value, list) or all(isinstance(entry, value_type) for entry in value)
 
 
 def _read_safetensors(path: Path) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
@@ -190,7 +191,7 @@ def _read_safetensors(path: Path) -> tuple[list[dict[str, Any]], dict[str, Tenso
             weights = {name: file.get_tensor(name) for name in file.keys()}
         if not {"mnist_lightning_format", "members", "sha256"} <= metadata.keys():
             raise UserError(f"{path} was not written by mnist_lightning")
-        # The format itself has no checksum. The first files had one of the weights alone.
+        # The format itself has no checksum. Early files have one of the weights alone.
         of_settings = _digest_of_settings(metadata)
         if metadata.get("settings_sha256", of_settings) != of_settings:
             raise UserError(f"{path} is damaged: its settings fail their checksum")
@@ -203,7 +204,7 @@ def _read_safetensors(path: Path) -> tuple[list[dict[str, Any]], dict[str, Tenso
         raise
     except MemoryError as error:
         raise UserError(f"{path}: there is not enough memory to read it") from error
-    except Exception as error:  # of many kinds, by where the damage is
+    except Exception as error:  # its type depends on where the damage is
         raise UserError(f"{path} is damaged or not a safetensors file") from error
     _compare(path, settings, weights)
     return settings, weights

@@ -1,7 +1,7 @@
-"""Writing files: whole at any moment, and never over what is the user's own.
+"""Writing files: atomically, and never over a user's own.
 
-A file is ours if it bears a mark: a regular expression that is found in its first or last 65,536
-bytes. Each format has its own, beside the code that writes it.
+A file is ours if it bears a mark: a regular expression that matches in its first or last 65,536
+bytes. Each format has its own mark, defined beside the code that writes it.
 """
 
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mnist_lightning.errors import UserError
 
-# What a PNG file of ours says of the software that made it, and how such a file is known.
+# A PNG file's metadata that says which software wrote it, and the mark that finds it.
 PNG_METADATA = {"Software": "mnist_lightning"}
 PNG = rb"\A\x89PNG.*tEXtSoftware\0mnist_lightning"
 
@@ -35,10 +35,10 @@ def is_ours(path: Path, mark: bytes) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Find out before the work, not after it, that a folder can't be made or written in.
+    """Check before the work starts that a folder can be created or written in.
 
     Raises:
-        UserError: If so.
+        UserError: If not.
     """
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir():
@@ -54,16 +54,16 @@ def check_output(
     overwrite: bool = False,
     flag: str = "--overwrite",
 ) -> None:
-    """Find out before the work that an output can't be written, or would replace a user's own file.
+    """Check before the work starts that an output can be written and replaces no file of the user.
 
-    A pipe or a device may be written into at any time.
+    A pipe or a device may always be written to.
 
     Args:
         path: The file to be written.
         mark: What a file of ours bears; such a file may be replaced.
-        inputs: Files that are read, which are never replaced, also under another name.
+        inputs: Files that are read; they are never replaced, not under another name either.
         overwrite: Whether any other file may be replaced.
-        flag: How a user says so.
+        flag: The flag that sets `overwrite`, for the message.
 
     Raises:
         UserError: If the output is refused; the line says what to do.
@@ -81,7 +81,7 @@ def check_output(
         return
     if any(os.path.exists(given) and path.samefile(given) for given in inputs):
         raise UserError(f"{path} is read by this very command: name another file")
-    # An empty file has nothing to lose; a shell makes one before the command begins.
+    # An empty file has nothing to lose; a shell creates one before the command starts.
     if not overwrite and path.stat().st_size and not is_ours(path, mark):
         raise UserError(
             f"{path} exists and bears no mark of mnist_lightning: name another file, or add {flag}"
@@ -94,15 +94,15 @@ def replace_file(path: Path, contents: bytes) -> None:
     The contents are written beside the file, flushed to the disk and renamed, so neither a kill,
     nor a full disk, nor two processes that write the same file leave half of it.
 
-    A file that is there keeps its permissions, and a link stays a link to it. A pipe or a device
-    is written into.
+    An existing file keeps its permissions, and a link to it stays a link. A pipe or a device is
+    written to.
 
     Args:
         path: The file; its folder must exist.
-        contents: All that the file shall hold.
+        contents: The file's new contents.
 
     Raises:
-        OSError: If the file can't be written; what was there before is there still.
+        OSError: If the file can't be written; its old contents are still there.
     """
     target = Path(os.path.realpath(path))
     owner = f"{_machine()}.{os.getpid()}.{secrets.token_hex(4)}"
@@ -128,7 +128,7 @@ def replace_file(path: Path, contents: bytes) -> None:
 
 
 def remove_stale_partials(folder: Path) -> None:
-    """Remove what killed processes of this machine had written of a file, see `replace_file`."""
+    """Remove the partial files that killed processes of this machine left, see `replace_file`."""
     for path in folder.glob(".*"):
         owner = re.fullmatch(rf"\..+\.{_machine()}\.(\d{{1,9}})\.[0-9a-f]{{8}}", path.name)
         if owner and not _is_alive(int(owner[1])):
@@ -140,7 +140,7 @@ def _machine() -> str:
 
 
 def _is_alive(process: int) -> bool:
-    if os.name == "nt":  # there signal 0 is no question, but Ctrl-C
+    if os.name == "nt":  # there signal 0 is Ctrl-C
         return True
     try:
         os.kill(process, 0)

@@ -1,4 +1,4 @@
-"""A run's folder: what it is called, its newest checkpoint and its curves; without Lightning."""
+"""A run's folder: its name, its newest checkpoint and its curves; no Lightning."""
 
 import re
 from pathlib import Path
@@ -23,9 +23,9 @@ def run_folder(checkpoint: str | Path) -> Path:
 def versions(folder: Path) -> list[Path]:
     """Return the folders of a name's runs, newest first.
 
-    Numbered versions come first, by their number; then those with a name of their own, by the time
-    at which they started, which is in the names of their event files. Times that the file system
-    keeps are not looked at: a copy, or a clock that was set, changes them.
+    Numbered versions come first, by number; then those with other names, by the time at which they
+    started, which is in the names of their event files. The file system's times are not used: a
+    copy, or a clock that was set, changes them.
 
     Args:
         folder: The name's folder; it need not exist.
@@ -44,16 +44,16 @@ def versions(folder: Path) -> list[Path]:
 
 
 def newest_checkpoint(run: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
-    """Find a run's newest whole checkpoint: the one with the most steps, and of equals `last.ckpt`.
+    """Find a run's newest whole checkpoint: the one with the most steps, `last.ckpt` if tied.
 
-    Every file is read once.
+    Each file is read once.
 
     Args:
         run: The run's folder; it need not exist.
 
     Returns:
-        Its path, or None if there is none; its contents; and a line for each file that is passed
-        over because it is damaged, is no file, or was removed meanwhile.
+        Its path, or None if there is none; its contents; and a line for each file that was skipped
+        because it is damaged, is not a file, or has been removed meanwhile.
 
     Raises:
         OSError: If the folder or a file in it can't be read.
@@ -73,19 +73,19 @@ def newest_checkpoint(run: Path) -> tuple[Path | None, dict[str, Any], list[str]
 
 
 def read_curves(folder: Path) -> Curves:
-    """Read what a run logged, as far as its folder holds TensorBoard's event files.
+    """Read the scalars that a run logged from TensorBoard's event files in its folder.
 
     Returns:
-        By name, steps and values of each curve; of a damaged file what comes before the damage.
+        Each curve's steps and values, by name; of a damaged file, those before the damage.
 
     Raises:
-        UserError: If what is called like an event file is none, or the memory does not suffice.
+        UserError: If something named like an event file is not a file, or memory runs out.
         OSError: If one can't be read.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for path in folder.glob("*tfevents*"):
-        if not path.is_file():  # a pipe, say, would have no end
+        if not path.is_file():  # reading a pipe might never end
             raise UserError(f"{path} is not a file: move it elsewhere")
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1})
     try:
@@ -94,7 +94,7 @@ def read_curves(folder: Path) -> Curves:
         raise
     except MemoryError as error:
         raise UserError(f"{folder}: there is not enough memory to read its curves") from error
-    except Exception:  # of many kinds; TensorBoard itself ends without one at most damage
+    except Exception:  # of many types; after most damage TensorBoard just stops reading
         pass
     curves: Curves = {}
     for name in events.Tags()["scalars"]:
@@ -106,12 +106,12 @@ def read_curves(folder: Path) -> Curves:
 def _entries(folder: Path) -> list[Path]:
     """Return what is in a folder, or nothing if there is no such folder.
 
-    Not by `glob`, which takes a folder that can't be read for an empty one.
+    Not by `glob`, to which a folder that can't be read is an empty one.
     """
     try:
         return sorted(folder.iterdir())
     except FileNotFoundError:
-        if folder.is_symlink():  # to a disk that is not there now
+        if folder.is_symlink():  # to a disk that is not mounted now
             raise
         return []
 

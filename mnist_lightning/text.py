@@ -1,22 +1,22 @@
-"""How a value stands before a person: shares as percentages, names that a terminal can print."""
+"""How values are printed: shares as percentages, names without control characters."""
 
 import sys
 from pathlib import Path
 
 
 def percent(share: float) -> str:
-    """Write a share in [0, 1] so that no answer looks certain and nothing possible impossible."""
+    """Format a share in [0, 1] as a percentage, never as 0% or 100%."""
     if share > 0.999:
         return ">99.9%"
     return "<0.1%" if share < 0.001 else f"{share:.1%}"
 
 
 def printable(line: str) -> str:
-    """Return a line with a `?` for what is not UTF-8 in it, or a terminal would obey."""
+    """Replace what is not UTF-8 and control characters, which a terminal would obey, by `?`."""
     return "".join(c if c.isprintable() else "?" for c in line.encode(errors="replace").decode())
 
 
 def this_python() -> str:
-    """Return the Python that runs, as a person types it here: relative, if it lies below."""
+    """Return the path of the running Python, relative if it is below the working folder."""
     python = Path(sys.executable)
     return str(python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python)

@@ -1,7 +1,7 @@
-"""A checkpoint's bytes -> what it holds, without trust in a word of it.
+"""A checkpoint's bytes -> its contents; the file is not trusted.
 
-`torch.load` with `weights_only` runs no code, but looks at no checksum, and a small file can make
-it take any amount of memory.
+`torch.load` with `weights_only` runs no code, but it checks no checksum, and a small file can make
+it allocate any amount of memory.
 """
 
 import io
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# What the pickle in a checkpoint may name. torch's `weights_only` keeps code out, but would make
-# arrays and empty tensors of any size.
+# What a checkpoint's pickle may import. torch's `weights_only` keeps code out, but allows arrays
+# and empty tensors of any size.
 STORAGES = "BFloat16 Bool Byte Char Double Float Half Int Long Short".split()
 GLOBALS = {
     "__builtin__ set",
@@ -27,7 +27,7 @@ GLOBALS = {
 
 
 def unpack(contents: bytes) -> Any:
-    """Unpack a checkpoint; run no code that it may carry, and take no more memory than its size.
+    """Unpack a checkpoint; run no code that it may carry, and use no more memory than its size.
 
     Args:
         contents: A file that torch.save wrote, whole.
@@ -36,9 +36,9 @@ def unpack(contents: bytes) -> Any:
         What it holds, with tensors on the CPU.
 
     Raises:
-        Exception: Of any kind, if it is not such a file or is damaged.
+        Exception: Of any type, if it is not such a file or is damaged.
     """
-    copy = io.BytesIO()  # torch.load could find another entry of a name than was checked
+    copy = io.BytesIO()  # in the original torch.load could find another entry of the same name
     with zipfile.ZipFile(io.BytesIO(contents)) as archive, zipfile.ZipFile(copy, "w") as checked:
         entries = archive.infolist()
         names = {entry.filename.lower() for entry in entries}
@@ -46,9 +46,9 @@ def unpack(contents: bytes) -> Any:
         # torch does not compress. Entries can lie over each other, too.
         is_stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
         if not is_stored or stated > len(contents) or len(names) < len(entries):
-            raise ValueError("compressed, overlapping or of one name")
+            raise ValueError("compressed, overlapping or duplicate entries")
         for entry in entries:
-            part = archive.read(entry)  # compares the checksum, which torch.load does not
+            part = archive.read(entry)  # verifies the checksum, which torch.load does not
             if entry.filename.lower().endswith("data.pkl"):
                 _check_pickle(part)
             checked.writestr(entry.filename, part)
@@ -67,9 +67,9 @@ def _check_pickle(contents: bytes) -> None:
 
 
 def _check_size(checkpoint: Any, size: int) -> None:
-    """Raise an error if the tensors, as they are used, are larger than the file.
+    """Raise an error if all tensors together have more bytes than the file.
 
-    A tensor can repeat a few bytes without an end, and many of them the same bytes.
+    A tensor with a stride of 0 repeats a few bytes any number of times; tensors can share bytes.
     """
     rest, seen = [checkpoint], set()
     while rest:

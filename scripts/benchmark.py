@@ -1,4 +1,4 @@
-"""Measures the speed of training and use, on this machine, and what it is made of.
+"""Measure the speed of training and use on this machine.
 
     python scripts/benchmark.py train     # fit against a plain loop, the obvious port and the limit
     python scripts/benchmark.py train --config configs/fast.yaml  # the same for another network
@@ -8,8 +8,8 @@
     python scripts/benchmark.py scale     # over batch, images, processes, members; peak memory
 
 Every figure is a median over turns, taken in alternation: turn 1 of all rows, then turn 2, so that
-a slow minute of the machine meets them all. Nothing else should run meanwhile. Each prints a
-Markdown table. What `fit` is compared with stands in scripts/rivals.py.
+a slow minute affects all of them. Nothing else should run meanwhile. Each command prints a Markdown
+table. scripts/rivals.py holds what `fit` is compared with.
 """
 
 import argparse
@@ -43,7 +43,7 @@ Rows = list[dict[str, Any]]
 
 
 def fit(case: Case, *flags: str) -> tuple[float, float]:
-    """Run the real command for two epochs: images/s in the second, and peak memory in GB."""
+    """Run the real command for two epochs; return images/s in the second, and peak memory in GB."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "mnist_lightning", "fit"]
         command += [f"--config={path}" for path in case.configs]
@@ -68,13 +68,13 @@ def fresh(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _to_devnull() -> None:
-    # Progress bars are drawn, as for a user, but not over this script's own.
-    for descriptor in (1, 2):  # not sys.stdout, which TensorFlow's C++ does not know
+    # Progress bars are drawn, as for a user, but not over this script's output.
+    for descriptor in (1, 2):  # not sys.stdout, which TensorFlow's C++ does not use
         os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def take_turns(rows: Mapping[str, Callable[[], Any]], turns: int) -> dict[str, list[Any]]:
-    """Call each row's function once a turn, and tell on stderr how far it is."""
+    """Call each row's function once a turn, and show progress on stderr."""
     results: dict[str, list[Any]] = {name: [] for name in rows}
     for turn in range(turns):
         for name, function in rows.items():
@@ -98,7 +98,7 @@ def spread(unit: str, values: list[float], form: str = ",.0f") -> dict[str, str]
 
 
 def ratio(values: list[float], reference: list[float]) -> str:
-    """Return the median of the ratios in each turn, which a slow minute leaves alone."""
+    """Return the median of the turns' ratios, which slow minutes do not affect."""
     return f"{statistics.median(v / r for v, r in zip(values, reference, strict=True)):.2f} x"
 
 
@@ -107,7 +107,7 @@ def ratio(values: list[float], reference: list[float]) -> str:
 
 def train(case: Case, turns: int) -> Rows:
     """Compare fit with a plain loop, the obvious port, Keras and the machine's limit."""
-    case.data()  # so that the files are there
+    case.data()  # so that the files exist
     rows: dict[str, Callable[[], float]] = {
         "fit": lambda: fit(case)[0],
         "plain loop": partial(fresh, plain_loop, case),
@@ -227,7 +227,7 @@ def start(case: Case, turns: int) -> Rows:
 
 
 def scale(case: Case, turns: int) -> Rows:
-    """Time fit over batch sizes, images, processes and members, one changed at a time."""
+    """Time fit over batch sizes, images, processes and members, changing one at a time."""
     case.data()
     # Fewer steps of a larger batch, so that no turn takes long.
     cases = {
@@ -235,13 +235,13 @@ def scale(case: Case, turns: int) -> Rows:
         for batch in (32, 64, 128, 256, 512, 2048)
     }
     calls: dict[str, Callable[[], Any]] = {}
-    for name, each in cases.items():
-        calls[name] = partial(fit, each)
-        calls[f"{name}, plain loop"] = partial(fresh, plain_loop, each)
+    for name, changed in cases.items():
+        calls[name] = partial(fit, changed)
+        calls[f"{name}, plain loop"] = partial(fresh, plain_loop, changed)
     for steps in (case.steps, 4 * case.steps):
-        each = replace(case, steps=steps)
-        calls[f"{each.images:,} images"] = partial(fit, each)
-    for processes in (1, 2):  # each of two has one thread
+        changed = replace(case, steps=steps)
+        calls[f"{changed.images:,} images"] = partial(fit, changed)
+    for processes in (1, 2):  # of two, each has one thread
         calls[f"{processes} process(es)"] = partial(
             fit, case, "--trainer.accelerator=cpu", f"--trainer.devices={processes}"
         )
@@ -262,7 +262,7 @@ def scale(case: Case, turns: int) -> Rows:
 
 
 def header(case: Case, turns: int) -> str:
-    """Say on what, with what and by which command the table was made."""
+    """Return a line with the table's command, date, machine and versions."""
     packages = ["torch", "lightning"]
     packages += [
         name for name in ("onnxruntime", "tensorflow-cpu") if find_spec(name.split("-")[0])

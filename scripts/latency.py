@@ -1,4 +1,4 @@
-"""Measure the demo: from a pointer move to the answer that knows it, painted.
+"""Measure the demo's latency: from a pointer move until its answer is painted.
 
     python scripts/latency.py
 
@@ -22,7 +22,7 @@ PARTS = [
     "**from move to painted**",
 ]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
-# Notes, for each answer, when the newest move before its question was, and when each part ended.
+# Records, for each answer, the time of the last move before its request, and of each part's end.
 WATCH = """
 window.answers = [];
 let moved = 0;
@@ -58,7 +58,7 @@ def draw(address: str) -> np.ndarray:
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.add_init_script(WATCH)
         page.goto(address)
-        while "of 10,000" not in page.inner_text("#tested"):  # the server has nothing else to do
+        while "of 10,000" not in page.inner_text("#tested"):  # until the server is idle
             page.wait_for_timeout(300)
         box = page.locator("#board").bounding_box()
         assert box
@@ -88,7 +88,7 @@ def main() -> None:
         finally:
             server.terminate()
     parts = np.column_stack([np.diff(times, axis=1), times[:, -1] - times[:, 0]])
-    parts = parts[parts[:, 0] < 200]  # a clearing asks long after the last move
+    parts = parts[parts[:, 0] < 200]  # clearing sends a request long after the last move
     print(f"n = {len(parts)} answers\n\n| part | p50 | p95 |\n|---|---|---|")
     for name, values in zip(PARTS, parts.T, strict=True):
         print(f"| {name} | {np.percentile(values, 50):.1f} | {np.percentile(values, 95):.1f} |")

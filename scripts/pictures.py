@@ -1,12 +1,12 @@
-"""Draws the pictures of docs/tour.md and the README from a trained network; prints its numbers.
+"""Draw the pictures of docs/tour.md and the README from a trained network; print its numbers.
 
     python scripts/pictures.py
     python scripts/pictures.py --only convolution
     python scripts/pictures.py --ckpt_path runs/base/version_0/checkpoints/best.ckpt
 
-The pictures lie in docs/pictures/. They show training images; the test images are read for
-`mistakes` alone, which is about a finished network. `overfitting` draws the numbers that lie in
-docs/results/overfitting.json: move that file away, and two short trainings make it anew.
+The pictures go to docs/pictures/. They show training images; test images are read for `mistakes`
+only, which is about a finished network. `overfitting` draws the numbers in
+docs/results/overfitting.json: if that file is removed, two short runs create it again.
 """
 
 import argparse
@@ -148,14 +148,14 @@ def one_cycle(epochs: int, steps: int) -> Figure:
 
 
 def augmentation(data: MNISTDataModule, pixels: Tensor) -> Figure:
-    """Show an image and what its first 19 epochs might make of it."""
+    """Show an image and what augmentation makes of it in 19 epochs."""
     return figures.augmentation(
         pixels[0, 0], data.augmentation.preview(pixels[0], pixels[0], num=19)
     )
 
 
 def overfitting() -> Figure:
-    """Show two trainings on 1,000 images, with and without augmentation."""
+    """Show two runs on 1,000 images, with and without augmentation."""
     if not CURVES.exists():
         CURVES.parent.mkdir(parents=True, exist_ok=True)
         runs = [train(f"{OVERFITTING} {WITHOUT_WARPS}"), train(OVERFITTING)]
@@ -197,7 +197,7 @@ def overfitting() -> Figure:
 
 
 def train(arguments: str) -> dict[str, Any]:
-    """Train by the real command line; return it, with each epoch's mean losses and accuracy."""
+    """Train by the real command line; return the command and each epoch's losses and accuracy."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "mnist_lightning", *arguments.split()]
         subprocess.run([*command, "--trainer.logger.init_args.save_dir", folder], check=True)
@@ -215,10 +215,10 @@ def train(arguments: str) -> dict[str, Any]:
 
 
 def first_layers(network: nn.Module, pixels: Tensor, num: int = 8) -> Figure:
-    """Show filters of the first convolution above what they answer, and what comes of it."""
+    """Show filters of the first convolution, their output, and the second layer's output."""
     weights = network.get_parameter("conv1.weight").detach()[:, 0]
     first, second = (layer_output(network, pixels, name)[0] for name in ("relu1", "relu2"))
-    # Those that tell places apart most: many others say the same, less loudly.
+    # Those whose output varies most; many others are weaker versions of them.
     loud, loud_later = (
         maps.flatten(1).std(dim=1).argsort(descending=True)[:num] for maps in (first, second)
     )
@@ -252,7 +252,7 @@ def first_layers(network: nn.Module, pixels: Tensor, num: int = 8) -> Figure:
 
 
 def mistakes(network: nn.Module) -> Figure:
-    """Show the test images that the network misreads, those of which it was surest."""
+    """Show the test images that the network misreads, the most confident mistakes first."""
     images, labels = read_test_set()
     pixels = to_pixels(images)
     with torch.no_grad():

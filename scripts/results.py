@@ -16,7 +16,7 @@ from mnist_lightning.errors import UserError
 
 DOCS = Path("docs")
 
-# Tables: a title, what holds for all its rows, and its rows, each a file and what it measures.
+# Tables: a title, an introduction, and rows: a file's name and what it measures.
 TABLES = [
     (
         "All labels",
@@ -97,7 +97,7 @@ HEAD = """| | test accuracy | errors | n | NLL | ECE | minutes |
 
 
 def mean_and_deviation(values: list[float], digits: int, unit: str = "") -> str:
-    """Return values as text, `mean ± standard deviation`, or a single one as it is."""
+    """Format values as `mean ± standard deviation`, or a single one as it is."""
     mean = f"{statistics.mean(values):.{digits}f}"
     return f"{mean} ± {statistics.stdev(values):.{digits}f}{unit}" if values[1:] else mean + unit
 
@@ -126,10 +126,10 @@ def page(read: Callable[[str], list[dict[str, Any]]]) -> str:
     """Return the page.
 
     Args:
-        read: From a row's name to its lines, one for each finished run; none before the first.
+        read: From a row's name to its lines, one for each finished run.
 
     Raises:
-        UserError: If an ensemble is not that of all of its row's seeds.
+        UserError: If an ensemble does not consist of all of its row's seeds.
     """
     parts, commands, machines = [INTRODUCTION], [], set()
     for title, text, names in TABLES:
@@ -140,7 +140,7 @@ def page(read: Callable[[str], list[dict[str, Any]]]) -> str:
         parts.append(f"## {title}\n\n{text}\n")
         parts.append(HEAD + "\n".join(row(lines, names[name]) for name, lines in rows) + "\n")
         for name, lines in rows:
-            if "of" in lines[0]:  # made by that row's command
+            if "of" in lines[0]:  # the row of its networks has the command
                 continue
             seeds = " ".join(str(seed) for seed in sorted(line["seed"] for line in lines))
             sets = {line["predict"] for line in lines if "predict" in line}
@@ -148,7 +148,7 @@ def page(read: Callable[[str], list[dict[str, Any]]]) -> str:
             together = [line for line in read(f"{name}_ensemble") if "of" in line]
             if any(line["seeds"] != [int(seed) for seed in seeds.split()] for line in together):
                 raise UserError(
-                    f"{name}_ensemble is of other seeds than {name}: "
+                    f"{name}_ensemble has other seeds than {name}: "
                     f"run scripts/seeds.py {name} with --ensemble again"
                 )
             flags = f"--test{' --ensemble' if together else ''}{predict} --seeds {seeds}"

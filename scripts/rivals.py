@@ -1,7 +1,7 @@
 """What `fit` is compared with: a plain loop, the obvious port, Keras and the machine's limit.
 
-Each function trains the same `Case` by other means and returns images/s. scripts/benchmark.py calls
-them, each turn in a process of its own.
+Each function trains the same `Case` in another way and returns images/s. scripts/benchmark.py calls
+them, each turn in a new process.
 """
 
 import math
@@ -36,9 +36,9 @@ class Case:
     """What is trained.
 
     Attributes:
-        config: A configuration that lies over base.yaml, or none.
-        batch: Images a step.
-        steps: Steps an epoch.
+        config: A configuration to lay over base.yaml, or None.
+        batch: Images per step.
+        steps: Steps per epoch.
     """
 
     config: Path | None = None
@@ -47,16 +47,16 @@ class Case:
 
     @property
     def images(self) -> int:
-        """Images an epoch."""
+        """Images per epoch."""
         return min(self.batch * self.steps, 60_000)
 
     @property
     def configs(self) -> list[Path]:
-        """Configurations, as `fit` takes them."""
+        """Configuration files in the order in which `fit` takes them."""
         return [BASE, self.config] if self.config else [BASE]
 
     def settings(self, part: str) -> dict[str, Any]:
-        """Return what the configurations say of `model`, `data` or `trainer`."""
+        """Return the configurations' settings of `model`, `data` or `trainer`."""
         settings: dict[str, Any] = {}
         for path in self.configs:
             settings |= yaml.safe_load(path.read_text()).get(part, {})
@@ -64,7 +64,7 @@ class Case:
 
     @property
     def bfloat16(self) -> bool:
-        """Tell whether the configurations ask for half precision."""
+        """Whether the configurations set half precision."""
         return self.settings("trainer").get("precision") == "bf16-mixed"
 
     def network(self) -> ConvNet:
@@ -73,7 +73,7 @@ class Case:
         return ConvNet(**{name: model[name] for name in NETWORK_SETTINGS})
 
     def data(self) -> MNISTDataModule:
-        """Return the data that `fit` would train on, ready."""
+        """Return the data that `fit` would train on, set up."""
         size = {"batch_size": self.batch, "train_size": self.images, "val_size": 0}
         data = MNISTDataModule(**self.settings("data") | size)
         data.prepare_data()
@@ -90,12 +90,12 @@ def last_rate(run: Path) -> float:
 def plain_loop(
     case: Case, epochs: int = 2, lap: Callable[[str], None] = lambda part: None
 ) -> float:
-    """Do what `fit` does without Lightning: images/s in the last epoch.
+    """Do what `fit` does without Lightning; return images/s in the last epoch.
 
     Args:
         case: What to train.
-        epochs: How often.
-        lap: Called with the name of each part of a step when it is done.
+        epochs: Number of epochs.
+        lap: Called with the name of each part of a step after it.
     """
     keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -123,13 +123,13 @@ def plain_loop(
             optimizer.step()
             scheduler.step()
             lap("optimizer")
-        loss.item()  # a GPU has not finished when it is asked to
+        loss.item()  # waits for a GPU to finish
     assert started
     return case.images / (time.perf_counter() - started)
 
 
 def obvious_port(case: Case, augment: bool) -> float:
-    """Train as tutorials do, image by image, in torch's default layout: images/s."""
+    """Train as tutorials do, image by image, in torch's default layout; return images/s."""
     from torch.utils.data import DataLoader, Subset
     from torchvision import datasets, transforms
 
@@ -149,7 +149,7 @@ def obvious_port(case: Case, augment: bool) -> float:
 
 
 class ObviousModule(pl.LightningModule):
-    """The same network as a first Lightning module would hold it."""
+    """The same network in a LightningModule as tutorials write it."""
 
     def __init__(self, network: ConvNet) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class ObviousModule(pl.LightningModule):
 
 
 def keras_port(case: Case) -> float:
-    """Train the article's network with its generator in today's Keras: images/s."""
+    """Train the article's network with its generator in today's Keras; return images/s."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     from tensorflow import keras
 
@@ -208,7 +208,7 @@ def keras_port(case: Case) -> float:
 
 
 def machine_limit(case: Case) -> float:
-    """Divide the rate of a large matrix product by the network's arithmetic: images/s."""
+    """Return images/s if the network's arithmetic ran at the rate of a large matrix product."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:

@@ -1,4 +1,4 @@
-"""Measure finished networks on test images that are shifted, rotated, scaled, noisy or covered.
+"""Test networks on images that are shifted, rotated, scaled, noisy or covered.
 
     python scripts/robustness.py article runs/seeds/article/*/checkpoints/last.ckpt
     python scripts/robustness.py base_60000 runs/seeds/base_60000/*/checkpoints/last.ckpt
@@ -6,8 +6,8 @@
 
 The first argument is the row's name in docs/results/robustness.json; the others are its finished
 runs, which scripts/seeds.py made. Each call, also one without arguments, writes docs/robustness.md
-and its picture from all rows that are there. Nothing is chosen by these figures: the grid below
-was fixed before any network was measured on it.
+and its picture from all rows. Nothing is selected by these figures: the grid below was fixed before
+any network was tested on it.
 """
 
 import argparse
@@ -40,7 +40,7 @@ ROWS = {
     "record": "`record.yaml`",
 }
 
-# Kind of change: its unit, and its levels; the first of each changes nothing.
+# Kind of change: its unit, and its levels; the first level changes nothing.
 GRID: dict[str, tuple[str, list[float]]] = {
     "shift": ("pixels to a side", [0, 1, 2, 3, 4, 5]),
     "rotation": ("degrees either way", [0, 10, 20, 30, 40]),
@@ -88,8 +88,8 @@ def change(pixels: Tensor, kind: str, level: float) -> Tensor:
     Args:
         pixels: float `(B, 1, 28, 28)` in [0, 1].
         kind: A key of `GRID`.
-        level: How much, in its unit. Half of the images are shifted or rotated the other way; the
-            places of noise and squares are the same in every call.
+        level: How much, in its unit. Half of the images are shifted or rotated the other way; noise
+            and the squares' places are the same in every call.
 
     Returns:
         Like `pixels`.

@@ -1,15 +1,14 @@
-"""Runs `fit` once for each of several seeds and keeps one JSON line for each finished run.
+"""Run `fit` once for each of several seeds, and keep a JSON line for each finished run.
 
     python scripts/seeds.py base --seeds 0 1 2 3 4 --test --config configs/base.yaml
     python scripts/seeds.py base --show
 
-What is no option of this script goes to `fit`, with each `{seed}` replaced. Seeds that have their
-line already are skipped, so a row can be continued after a kill, or on another day. `--test` reads
-the test set, once for each finished run, with its last checkpoint; without it only validation
-images are seen. `--ensemble` tests the networks of all of the row's seeds as one too, by the mean
-of their probabilities, and keeps that as docs/results/ROW_ensemble.jsonl. `--predict SET` writes
-what the last checkpoint says of a set's images to the run's folder, as
-runs/seeds/ROW/seed_{seed}/predictions.csv, for another row to learn from.
+Other options go to `fit`, with each `{seed}` replaced. Seeds that have a line already are skipped,
+so a row can be resumed after a kill, or on another day. `--test` reads the test set once for each
+finished run, with its last checkpoint; without it only validation images are used. `--ensemble`
+also tests the networks of all of the row's seeds as an ensemble, and writes
+docs/results/ROW_ensemble.jsonl. `--predict SET` writes the last checkpoint's probabilities for a
+set's images to runs/seeds/ROW/seed_{seed}/predictions.csv, for another row to train on.
 """
 
 import argparse
@@ -52,7 +51,7 @@ def run(
     ]
     command += [f"{init}.version={folder.name}", "--trainer.enable_progress_bar=false"]
     if folder.exists():
-        print(f"{folder} is an unfinished run: seed {seed} begins anew")
+        print(f"{folder} is an unfinished run: seed {seed} starts again")
         shutil.rmtree(folder)
     started = time.time()
     subprocess.run(command, check=True)
@@ -73,7 +72,7 @@ def run(
     size = settings["train_size"] or 60_000 - settings["val_size"]
     if settings.get("pseudo_labels"):
         size /= 1 - settings["pseudo_share"]
-    # From each epoch's first batch to its last weight; between them is some 10 ms more.
+    # From each epoch's first batch to its last update; some 10 ms between epochs are not in it.
     result["train_seconds"] = round(sum(size / rate for rate in rates), 2)
     result["images_per_second"] = round(statistics.median(rates))
     result |= {name: values[-1] for name, (_, values) in curves.items() if name.startswith("val/")}
@@ -90,7 +89,7 @@ def run(
 
 
 def measure_together(row: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """Test the last checkpoints of all of a row's runs as one ensemble.
+    """Test the last checkpoints of all of a row's runs as an ensemble.
 
     Raises:
         FileNotFoundError: If one of them is not on this machine.
@@ -122,7 +121,7 @@ def measure(classifier: MNISTClassifier, data_settings: dict[str, Any]) -> dict[
 
 
 def made_with() -> dict[str, Any]:
-    """Return what a result was made with."""
+    """Return the machine and the versions that a result depends on."""
     return {
         "machine": f"{processor()}, {torch.get_num_threads()} threads",
         "versions": {name: version(name) for name in ("torch", "lightning")},
@@ -130,7 +129,7 @@ def made_with() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Return the name of this machine's processor, and of its GPU where it has one."""
+    """Return the name of this machine's processor, and of its GPU if it has one."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
@@ -139,14 +138,12 @@ def processor() -> str:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return a row's lines; none where it has no file."""
+    """Return a row's lines; none if it has no file."""
     lines = path.read_text().splitlines() if path.exists() else []
     try:
         return [json.loads(line) for line in lines]
     except ValueError:
-        sys.exit(
-            f"error: {path} holds a line that is cut short: delete it, and its seed runs again"
-        )
+        sys.exit(f"error: {path} holds a truncated line: delete it, and its seed runs again")
 
 
 def show(lines: list[dict[str, Any]]) -> None:
@@ -170,12 +167,12 @@ def main() -> None:
     parser.add_argument("row", help="name of the row; its lines go to docs/results/ROW.jsonl")
     parser.add_argument("--seeds", type=int, nargs="+", default=[], metavar="SEED")
     parser.add_argument("--test", action="store_true", help="read the test set once for each run")
-    parser.add_argument("--ensemble", action="store_true", help="test all seeds as one too")
+    parser.add_argument("--ensemble", action="store_true", help="test all as an ensemble too")
     parser.add_argument("--predict", choices=["test", "unlabelled"], metavar="SET")
-    parser.add_argument("--show", action="store_true", help="only print what is there")
+    parser.add_argument("--show", action="store_true", help="only print the row")
     options, fit_arguments = parser.parse_known_args()
     if options.ensemble and not options.test:
-        parser.error("--ensemble reads the test set: it wants --test")
+        parser.error("--ensemble reads the test set: it needs --test")
 
     path = RESULTS / f"{options.row}.jsonl"
     lines = read_lines(path)
@@ -191,7 +188,7 @@ def main() -> None:
         for seed in [seed for seed in options.seeds if seed not in done]:
             try:
                 lines.append(run(options.row, seed, options.test, options.predict, fit_arguments))
-            except subprocess.CalledProcessError as error:  # which has said why
+            except subprocess.CalledProcessError as error:  # it has printed why
                 sys.exit(error.returncode)
             with path.open("a") as file:
                 file.write(json.dumps(lines[-1]) + "\n")

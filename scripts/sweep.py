@@ -1,26 +1,26 @@
-"""Finds settings of `fit` by their accuracy on validation images, with Optuna.
+"""Search settings of `fit` by their accuracy on validation images, with Optuna.
 
     python scripts/sweep.py rates --trials 20 --config configs/base.yaml --trainer.max_epochs 3 \
         --search model.learning_rate=1e-3:1e-2:log data.rotation=0:15 data.batch_size=64,128,256
     python scripts/sweep.py rates --show
 
-What is no option of this script goes to `fit`. Each entry of `--search` is one of
+Other options go to `fit`. Each entry of `--search` is one of
 
-    KEY=LOW:HIGH          whole numbers where both are written as such, else any
-    KEY=LOW:HIGH:log      the same, with equal chances for equal ratios
+    KEY=LOW:HIGH          integers if both are written as such, else floats
+    KEY=LOW:HIGH:log      the same on a logarithmic scale
     KEY=A,B,[C,D]         one of these, passed as it is written
 
-A trial is a `fit` without callbacks, so without averaged weights, in runs/sweeps/NAME/trial_N; what
-it prints is in trial_N.txt beside it. It counts by the accuracy of its last epoch, not of its best
-one. It is stopped where it lags behind the median of the others, but not before its second
-validation: a schedule's first epochs say little. All train with one seed, so that they differ by
-their settings alone. The best of many is also lucky: measure it over other seeds, with
+A trial is a `fit` without callbacks, so without averaged weights, in runs/sweeps/NAME/trial_N; its
+output is in trial_N.txt beside it. Its value is the accuracy of its last epoch, not of its best
+one. It is pruned if it is worse than the median of the others, but not before its second
+validation: a schedule's first epochs say little. All train with one seed, so that they differ in
+their settings only. The best of many is also lucky: measure it over other seeds, with
 scripts/seeds.py. No test image is read.
 
-The study lies in a database, and the same command resumes it after a kill. Several processes
-share the work where each runs the command; on several machines, with a database that all reach. A
-trial whose process gave no sign of life for 30 s is done again with the same settings, from its
-newest checkpoint where its folder has one.
+The study is kept in a database, and the same command resumes it after a kill. Several processes
+share the work if each runs the command; on several machines, with a database that all can reach. A
+trial whose process has sent no heartbeat for 30 s is retried with the same settings, from its
+newest checkpoint if its folder has one.
 """
 
 import argparse
@@ -68,8 +68,8 @@ DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)
 
 Space = CategoricalDistribution | FloatDistribution | IntDistribution
 
-HEARTBEAT, GRACE = 10, 30  # seconds between signs of life, and without one until a trial is dead
-POLL = 1.0  # seconds between two looks at a trial's curves
+HEARTBEAT, GRACE = 10, 30  # seconds between heartbeats, and without one until a trial is stale
+POLL = 1.0  # seconds between two readings of a trial's curves
 OWN_FLAGS = (
     "--ckpt_path",
     "--seed_everything",
@@ -83,10 +83,10 @@ def parse_search(entries: list[str]) -> dict[str, Space]:
     """Turn the entries of `--search` into each key's range or choices.
 
     Raises:
-        ValueError: If there is none, one can't be read, or two are for one key.
+        ValueError: If there is none, one can't be parsed, or two have one key.
     """
     if not entries:
-        raise ValueError("nothing is searched: --search KEY=LOW:HIGH is missing")
+        raise ValueError("nothing to search: --search KEY=LOW:HIGH is missing")
     search: dict[str, Space] = {}
     for entry in entries:
         key, _, values = entry.partition("=")
@@ -115,21 +115,21 @@ def _space(values: str) -> Space:
 
 
 def check_name(name: str) -> None:
-    """Refuse what is not the name of one folder: what lies in a study's folder may be removed.
+    """Refuse what is not the name of a folder, since contents of a study's folder may be removed.
 
     Raises:
-        ValueError: If it has other characters than letters, digits, `.`, `_` and `-`, or begins
+        ValueError: If it has other characters than letters, digits, `.`, `_` and `-`, or starts
             with a dot or dash.
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
-        raise ValueError(f"{name!r} is no name of a study: letters, digits, . _ - make one")
+        raise ValueError(f"{name!r} is not a valid name: use letters, digits, . _ -")
 
 
 def check(fit_arguments: list[str], search: dict[str, Space]) -> None:
-    """Refuse what this script would overwrite, what `fit` can't parse, and no validation images.
+    """Refuse flags that this script sets or `fit` can't parse, and runs without validation images.
 
     Raises:
-        ValueError: If there is such a flag.
+        ValueError: If there are any.
     """
     given = [argument.split("=")[0] for argument in fit_arguments]
     searched = [f"--{key}" for key in search]
@@ -152,27 +152,27 @@ def _first(space: Space) -> str | float:
 
 @contextlib.contextmanager
 def database_at_hand() -> Iterator[None]:
-    """End in one line when the study's database fails.
+    """Exit with one line if the study's database fails.
 
-    Within a trial, too: one that raised would count as failed; one that just ends is resumed.
+    Also within a trial: an error would count as its failure; a trial that exits is retried.
     """
     try:
         yield
     except Exception as error:
         cause: BaseException | None = error
         while cause and not isinstance(cause, DATABASE_ERRORS):
-            cause = cause.__context__  # at a trial's end, Optuna's own assertions come after it
+            cause = cause.__context__  # after it, Optuna's own assertions fail at a trial's end
         if not cause:
             raise
         sys.exit(f"error: the study's database: {_reason(cause)}; the same command resumes it")
 
 
 def _reason(error: BaseException) -> str:
-    return str(error.__cause__ or error).splitlines()[0]  # Optuna names the cause only there
+    return str(error.__cause__ or error).splitlines()[0]  # Optuna's own message omits the cause
 
 
 def _explain(failed: threading.ExceptHookArgs) -> None:
-    """Say nothing of a sign of life that the database did not take: the main thread will."""
+    """Print nothing about a heartbeat that the database refused: the main thread will."""
     if not isinstance(failed.exc_value, DATABASE_ERRORS):
         threading.__excepthook__(failed)
 
@@ -183,10 +183,10 @@ def run(
     """Train one network in a process of its own and return its last val/accuracy.
 
     Raises:
-        optuna.TrialPruned: If it lags behind; it is stopped then.
+        optuna.TrialPruned: If it is worse than the others; it is stopped.
         ChildProcessError: If it fails.
     """
-    # One sampler for all would begin anew with each process, and choose what another one has.
+    # One sampler for all would start again in each process, and suggest the same settings.
     trial.study.sampler = optuna.samplers.TPESampler(seed=trial.number)
     flags = [f"--{key}={suggest(trial, key, space)}" for key, space in search.items()]
     number = run_number(trial.study.trials[trial.number])
@@ -194,7 +194,7 @@ def run(
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.with_suffix(".txt")
     with log.open("a") as output:
-        # The child holds the lock too: where it has outlived a killed script, this waits for it.
+        # The child holds the lock too: if it outlives a killed script, this waits for it.
         fcntl.flock(output, fcntl.LOCK_EX)
         command = fit_command(folder, [*fit_arguments, *flags], again=number != trial.number)
         child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
@@ -213,7 +213,7 @@ def run(
 
 
 def suggest(trial: optuna.Trial, key: str, space: Space) -> str | float:
-    """Return the sampler's choice of one setting."""
+    """Return the sampler's suggestion for a setting."""
     if isinstance(space, CategoricalDistribution):
         return str(trial.suggest_categorical(key, space.choices))
     if isinstance(space, IntDistribution):
@@ -222,13 +222,13 @@ def suggest(trial: optuna.Trial, key: str, space: Space) -> str | float:
 
 
 def run_number(trial: FrozenTrial) -> int:
-    """Return the number of a trial's run: of one that is done again, its first time's."""
+    """Return the number of a trial's run: if the trial is a retry, that of the first attempt."""
     first = Retry.retried_trial_number(trial)
     return trial.number if first is None else first
 
 
 def fit_command(folder: Path, fit_arguments: list[str], again: bool) -> list[str]:
-    """Return the command that trains in a folder; `again` goes on from its newest checkpoint."""
+    """Return the command that trains in a folder; `again` resumes from its newest checkpoint."""
     init = "--trainer.logger.init_args"
     command = [sys.executable, "-m", "mnist_lightning", "fit", *fit_arguments]
     command += ["--trainer.callbacks=[]", "--trainer.enable_progress_bar=false"]
@@ -239,23 +239,23 @@ def fit_command(folder: Path, fit_arguments: list[str], again: bool) -> list[str
         f"{init}.version={folder.name}",
     ]
     if newest_checkpoint(folder)[0] is None:
-        shutil.rmtree(folder, ignore_errors=True)  # its curves would be taken for the new run's
-    elif again:  # or else `fit` refuses to write over another study's run
+        shutil.rmtree(folder, ignore_errors=True)  # its curves would be read as the new run's
+    elif again:  # otherwise `fit` refuses to overwrite another study's run
         command += ["--ckpt_path=auto"]
     return command
 
 
 def follow(trial: optuna.Trial, child: subprocess.Popen[bytes], folder: Path) -> list[float]:
-    """Report each validation's accuracy when it is written; return all when the child has ended.
+    """Report each validation's accuracy as it is logged; return all after the child's end.
 
     Raises:
-        optuna.TrialPruned: If they lag behind.
+        optuna.TrialPruned: If the trial is worse than the others.
     """
     folder.mkdir(exist_ok=True)
     scalars = EventAccumulator(str(folder))
     num_reported = 0
     while True:
-        ended = child.poll() is not None  # asked first, so that the last look sees all
+        ended = child.poll() is not None  # before reading, so that the last reading is complete
         scalars.Reload()
         logged = "val/accuracy" in scalars.Tags()["scalars"]
         accuracies = [e.value for e in scalars.Scalars("val/accuracy")] if logged else []
@@ -263,8 +263,8 @@ def follow(trial: optuna.Trial, child: subprocess.Popen[bytes], folder: Path) ->
             try:
                 trial.report(accuracies[step], step)
             except UpdateFinishedTrialError:
-                sys.exit("error: another process has taken over the trial: this one was too silent")
-        num_reported = max(num_reported, len(accuracies))  # a run that goes on takes some back
+                sys.exit("error: another process has taken over the trial: its heartbeat was late")
+        num_reported = max(num_reported, len(accuracies))  # a resumed run takes some back
         if ended:
             return accuracies
         if trial.should_prune():
@@ -273,12 +273,12 @@ def follow(trial: optuna.Trial, child: subprocess.Popen[bytes], folder: Path) ->
 
 
 def open_study(name: str, url: str, create: bool) -> optuna.Study:
-    """Return the study of this name from a database, whichever process began it.
+    """Return the study of this name from a database, whichever process created it.
 
     Raises:
         KeyError: If there is none and `create` is false.
     """
-    again = Retry(inherit_intermediate_values=False)  # the run's own curves hold them
+    again = Retry(inherit_intermediate_values=False)  # the run's own curves have them
     storage = optuna.storages.RDBStorage(
         url,
         heartbeat_interval=HEARTBEAT,
@@ -294,15 +294,15 @@ def open_study(name: str, url: str, create: bool) -> optuna.Study:
 
 
 def work(study: optuna.Study, num_trials: int, objective: Callable[[optuna.Trial], float]) -> None:
-    """Run trials until so many are done, here and by other processes."""
-    patience = 1  # what is wrong with the first trial is wrong with the command
+    """Run trials until `num_trials` are done, by this and other processes."""
+    patience = 1  # if the first trial fails, the command is wrong
     while True:
         states = [trial.state for trial in study.get_trials(deepcopy=False)]
         num_done = states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED)
         if num_done >= num_trials:
             return
         if num_done + states.count(TrialState.RUNNING) >= num_trials:
-            # Others run the last ones. If one of them dies, its trial is done here.
+            # Others run the last ones. If one of them dies, its trial is retried here.
             optuna.storages.fail_stale_trials(study)
             time.sleep(POLL)
             continue
@@ -317,7 +317,7 @@ def work(study: optuna.Study, num_trials: int, objective: Callable[[optuna.Trial
 
 
 def tell(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Print a trial that has ended."""
+    """Print a finished trial."""
     settings = " ".join(f"{key}={_short(value)}" for key, value in trial.params.items())
     state = trial.state.name.lower()
     print(f"trial {run_number(trial)}: {trial.value:.4f} {state}, {settings}", flush=True)
@@ -325,7 +325,7 @@ def tell(study: optuna.Study, trial: FrozenTrial) -> None:
 
 def show(study: optuna.Study) -> None:
     """Print the study's trials as a Markdown table, best first."""
-    trials = {run_number(trial): trial for trial in study.trials}  # each as it was the last time
+    trials = {run_number(trial): trial for trial in study.trials}  # each one's last attempt
     keys = list(dict.fromkeys(key for trial in trials.values() for key in trial.params))
     print(f"{study.study_name}: {study.user_attrs['command']}\n")
     print(f"| trial | val/accuracy | state | {' | '.join(keys)} |")
@@ -355,14 +355,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=100, help="of all trained networks (100)")
     database = "sqlite:///runs/sweeps.db"
     parser.add_argument("--storage", default=database, metavar="URL", help=f"({database})")
-    parser.add_argument("--show", action="store_true", help="only print what is there")
+    parser.add_argument("--show", action="store_true", help="only print the study")
     options, fit_arguments = parser.parse_known_args()
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", ExperimentalWarning)
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of what a run takes back
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of purged steps
     for signum in (signal.SIGINT, signal.SIGTERM):
-        # Optuna takes a KeyboardInterrupt for a failure; a trial that just ends is done again.
+        # A KeyboardInterrupt would count as a failure; a trial that exits is retried.
         signal.signal(signum, lambda signum, frame: sys.exit(128 + signum))
     threading.excepthook = _explain
     try:
@@ -379,7 +379,7 @@ def main() -> None:
         command = f"--search {shlex.join(options.search)} {shlex.join(fit_arguments)}"
         Path("runs").mkdir(exist_ok=True)
         with open("runs/sweeps.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # two processes can't make a database's tables at once
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two processes can't create the tables at once
             study = open_study(options.name, options.storage, create=True)
             if study.user_attrs.get("command", command) != command:
                 raise ValueError(
@@ -398,7 +398,7 @@ def main() -> None:
             work(study, options.trials, database_at_hand()(objective))
             best = study.best_trial
     except SystemExit as exit_:
-        if isinstance(exit_.code, int):  # a signal, after which the last trial has been saved
+        if isinstance(exit_.code, int):  # a signal; the last trial has been saved
             print(f"to resume: {shlex.join(['python', *sys.argv])}", flush=True)
         raise
     flags = [f"--{key}={value}" for key, value in best.params.items()]

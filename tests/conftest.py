@@ -57,7 +57,7 @@ def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int | str | None:
-    """Run the command line in this process; return what it exits with, 0 where it just ends."""
+    """Run the command line in this process; return what it exits with, 0 if it just ends."""
     monkeypatch.setattr(sys, "argv", ["python -m mnist_lightning", *map(str, arguments)])
     try:
         front_door()

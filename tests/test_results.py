@@ -44,7 +44,7 @@ def test_an_ensemble_of_a_row_is_made_by_the_rows_command() -> None:
     assert "python scripts/seeds.py record --test --ensemble --seeds 0 1 --x\n" in page
     assert "as one ensemble | 99.50% (99.50 to 99.50) | 50.0 | 1 |" in page
     rows["record"] = lines(0.99, 0.992, 0.994)
-    with pytest.raises(ValueError, match="record_ensemble is of other seeds than record"):
+    with pytest.raises(ValueError, match="record_ensemble has other seeds than record"):
         results.page(lambda name: rows.get(name, []))
 
 

@@ -66,5 +66,5 @@ def test_tested_and_untested_runs_do_not_share_a_row(
     with pytest.raises(SystemExit, match="row.jsonl were not tested: leave out --test, or choose"):
         seeds.main()
     path.write_text(before[:20])
-    with pytest.raises(SystemExit, match="row.jsonl holds a line that is cut short: delete it"):
+    with pytest.raises(SystemExit, match="row.jsonl holds a truncated line: delete it"):
         seeds.main()

@@ -144,7 +144,7 @@ def test_a_name_that_leads_elsewhere_is_refused(
     for arguments in (SEARCH, ["--show"]):
         monkeypatch.setattr(sys, "argv", ["sweep.py", name, *arguments])
         monkeypatch.setattr(signal, "signal", lambda *_: None)
-        with pytest.raises(SystemExit, match="^error: .* is no name of a study: [^\n]*$"):
+        with pytest.raises(SystemExit, match="^error: .* is not a valid name: [^\n]*$"):
             sweep.main()
     assert list(tmp_path.iterdir()) == []
 

@@ -1,16 +1,16 @@
-"""A page to draw a digit on, which the network reads while the line is drawn.
+"""Serve a page to draw a digit on, which the network reads while it is drawn.
 
     python -m mnist_lightning demo
     python -m mnist_lightning demo --ckpt_path runs/base/version_0/checkpoints/best.ckpt --port 8080
     python -m mnist_lightning demo --host 0.0.0.0 --no_browser
 
-The last line lets other devices of one's network in, a telephone to draw on for one. Programs get
-the same answers, as JSON, for a picture of any size and kind:
+The last line lets in other devices of the network, such as a phone to draw on. Programs get the
+same answers, as JSON, for a picture of any size and format:
 
     curl --data-binary @photo.jpg http://127.0.0.1:8000/read
 
-One thread does all the work, and few requests wait for it, so that a page can't load the machine
-with more than it needs.
+One thread does all the work, and the queue for it is short, so that no page can overload the
+machine.
 """
 
 import asyncio
@@ -43,22 +43,22 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).parent / "page"
 LAYERS = ("relu1", "relu2")  # whose feature maps the page shows
-MOST_BYTES = 10_000_000  # of a picture that is sent
-MOST_WAITING = 8  # requests; each page has one at a time
+MOST_BYTES = 10_000_000  # of a picture
+MOST_WAITING = 8  # requests; a page sends one at a time
 PATIENCE = 10  # seconds for a picture to arrive
 
 
 def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
-    """Build the server: the page, what it asks for, and `POST /read` for programs.
+    """Return the app: the page, the requests that it makes, and `POST /read` for programs.
 
-    While it runs, it reads MNIST's test images one after another where nothing else is to do, so
-    that the page can show those that the network gets wrong.
+    While it runs, it reads MNIST's test images in the background, so that the page can show those
+    that the network misreads.
 
     Args:
         network: In eval mode, pixels `(B, 1, 28, 28)` in [0, 1] to logits `(B, 10)`; its first two
-            ReLU layers are watched from here on.
-        hosts: The names it may be called by, which keeps out pages of other sites that make their
-            own name point here; left out, any.
+            ReLU layers get hooks, see `watch`.
+        hosts: The host names that requests may use, which keeps out other sites whose names are
+            made to point here (DNS rebinding); None allows any.
 
     Raises:
         ModuleNotFoundError: If FastAPI is not installed.
@@ -83,7 +83,7 @@ def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
     async def test() -> None:
         nonlocal tested
         while tested < len(images):
-            part = slice(tested, tested + 10)  # few, since a drawing may wait for them
+            part = slice(tested, tested + 10)  # few, since a drawing may have to wait for them
             answers = await work(classify, network, images[part])
             for i, answer in enumerate(answers, start=tested):
                 if answer != labels[i]:
@@ -107,7 +107,7 @@ def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
 
     async def answer(request: Request, function: Callable[[bytes], dict[str, Any]]) -> Any:
         if from_another_site(request):
-            raise HTTPException(403, "pages of other sites may not ask here")
+            raise HTTPException(403, "pages of other sites may not send requests here")
         try:
             picture = await asyncio.wait_for(receive(request), PATIENCE)
         except asyncio.TimeoutError as error:
@@ -115,16 +115,16 @@ def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
         except ClientDisconnect as error:
             raise HTTPException(400, "the picture did not arrive") from error
         if len(waiting) == MOST_WAITING:
-            raise HTTPException(503, f"{MOST_WAITING} pictures wait already: try again")
+            raise HTTPException(503, f"{MOST_WAITING} pictures are waiting already: try again")
         waiting.add(task := asyncio.current_task())
         try:
             return await work(function, picture)
         except asyncio.CancelledError as error:
-            raise HTTPException(503, "the server ends") from error
+            raise HTTPException(503, "the server is stopping") from error
         except (UserError, OSError) as error:
             raise HTTPException(400, str(error)) from error
         except MemoryError as error:
-            raise HTTPException(413, "there is too little memory for this picture") from error
+            raise HTTPException(413, "there is not enough memory for this picture") from error
         finally:
             waiting.discard(task)
 
@@ -139,7 +139,7 @@ def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
 
     @app.exception_handler(Exception)
     async def apologize(_: Request, error: Exception) -> Response:
-        return JSONResponse({"error": "the server failed: its terminal says where"}, 500)
+        return JSONResponse({"error": "the server failed: see its terminal"}, 500)
 
     @app.post("/read")
     async def post_read(request: Request) -> Any:
@@ -176,24 +176,24 @@ def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
 
 
 def from_another_site(request: "Request") -> bool:
-    """Return whether a page of another site asks, as far as the browser says so."""
+    """Return whether a request comes from another site's page, according to the browser."""
     site = request.headers.get("sec-fetch-site")
     if site:
         return site not in ("none", "same-origin")
-    origin = request.headers.get("origin")  # of older browsers; programs send neither
+    origin = request.headers.get("origin")  # older browsers'; programs send neither
     return origin is not None and origin.partition("://")[2] != request.headers.get("host")
 
 
 def watch(network: nn.Module) -> dict[str, Tensor]:
-    """Keep what the first layers put out, whenever the network is used.
+    """Keep the output of the first layers whenever the network is used.
 
     Args:
-        network: A network with layers named as in `LAYERS`, at any depth; the first of a name
-            counts.
+        network: A network with layers named as in `LAYERS`, at any depth; if several have a name,
+            the first is used.
 
     Returns:
-        Each layer's feature maps of the first image of the newest batch, float `(C, H, W)`; a dense
-        layer has none.
+        Each layer's feature maps of the first image of the latest batch, float `(C, H, W)`; dense
+        layers are left out.
     """
     maps: dict[str, Tensor] = {}
 
@@ -214,15 +214,15 @@ def see(picture: bytes, network: nn.Module, maps: dict[str, Tensor]) -> dict[str
 
     Args:
         picture: A picture file's contents.
-        network: What `maps` watches.
-        maps: See `watch`.
+        network: The network that `maps` belongs to.
+        maps: What `watch` returned.
 
     Returns:
-        What `POST /read` answers, and in base64 `image`, the 28x28 bytes that the network saw, and
+        What `POST /read` returns, and in base64 `image`, the 28x28 bytes that the network saw, and
         for each of `layers` its maps' bytes, 255 for the layer's highest value.
 
     Raises:
-        UserError: If it is no picture, or holds nothing to read.
+        UserError: If it is not a picture, or there is no ink on it.
         OSError: If it can't be read.
     """
     reading = read(picture, network)
@@ -265,15 +265,15 @@ def main(arguments: list[str]) -> None:
     need("fastapi", "uvicorn")
     from mnist_lightning.commands.server import allowed_hosts, listen, serve, url
 
-    torch.set_num_threads(1)  # one image is too little to share out
+    torch.set_num_threads(1)  # more do not pay for one image
     network = load(*options.ckpt_path)
     with listen(options.host, options.port) as listener:
         hosts = allowed_hosts(listener, options.host)
         app = create_app(network, hosts)
         print(f"draw at {url(listener, options.host)} (Ctrl-C ends it)", flush=True)
         if not hosts:
-            print("other machines of the network may ask, too", flush=True)
-        # Without a desktop the browser would be one of text, and take the terminal.
+            print("other machines of the network can open it too", flush=True)
+        # Without a desktop it could be a text browser, which would take over the terminal.
         desktop = os.name == "nt" or sys.platform == "darwin"
         desktop = desktop or bool(os.getenv("DISPLAY") or os.getenv("WAYLAND_DISPLAY"))
         if desktop and not options.no_browser:

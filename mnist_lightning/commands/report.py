@@ -4,9 +4,9 @@
     python -m mnist_lightning report --ckpt_path runs/base/version_0/checkpoints/best.ckpt
     python -m mnist_lightning report --layer relu3 --output_dir report
 
-It measures on the 10,000 test images of the dataset that the checkpoint was trained on, MNIST for a
-safetensors file, and writes each figure as PNG and `report.html`, which holds them all and needs
-nothing else. The training curves come from the checkpoint's run folder. Files of these names that
+It tests on the 10,000 test images of the dataset that the checkpoint was trained on, MNIST for a
+safetensors file, and writes each figure as a PNG file and `report.html`, which holds them all and
+needs nothing else. The training curves come from the checkpoint's run folder. Existing files that
 no report wrote are replaced only with `--overwrite`.
 """
 
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> None:
 
 def _make(paths: list[str], output_dir: Path, layer: str | None, root: Path) -> None:
     network = load(*paths)
-    # Of several checkpoints none is the run whose settings and curves are shown.
+    # Several checkpoints have no single run whose settings and curves could be shown.
     is_run = len(paths) == 1 and not paths[0].endswith(".safetensors")
     run = read_checkpoint(paths[0]) if is_run else {}
     if layer is not None:
@@ -80,7 +80,7 @@ def _make(paths: list[str], output_dir: Path, layer: str | None, root: Path) -> 
     parts = tqdm(pixels.split(500), desc="reading the images", leave=False)
     with torch.inference_mode():
         logits = torch.cat([network(part) for part in parts])
-    logits = logits.clone()  # an inference tensor has no part in gradients
+    logits = logits.clone()  # inference tensors can't be used for gradients
     drawings = _drawings(network, pixels, labels, logits.softmax(dim=1), layer)
     drawings |= _drawings_of_run(run, curves, pixels[:2])
     drawn = {}
@@ -98,7 +98,7 @@ def _make(paths: list[str], output_dir: Path, layer: str | None, root: Path) -> 
         if name in drawn:
             replace_file(path, drawn[name][0])
         elif path.is_file() and is_ours(path, PNG):
-            path.unlink()  # an earlier report's, of another network
+            path.unlink()  # from an earlier report on another network
     replace_file(page_path, page.encode())
     print(printable(f"wrote {page_path} and {len(drawn)} figures beside it"))
 
@@ -147,22 +147,23 @@ def _drawings_of_run(run: dict[str, Any], curves: Curves, pixels: Tensor) -> Dra
 
 CAPTIONS = {
     "confusion_matrix": "A row is what the images are, a column what the network took them for.",
-    "class_accuracy": "Classes whose intervals overlap much may well be equally hard.",
-    "mistakes": "Wrong answers that are given with much confidence are the ones that do harm.",
+    "class_accuracy": "Classes whose intervals overlap a lot may well be equally hard.",
+    "mistakes": "Confident mistakes are the ones that do harm.",
     "attribution": (
-        "Integrated gradients from a black image on, of the logit of the class that was read less "
-        "the true one's. A map's sum is what the whole image adds to that difference; each map has "
-        "its own scale, and its strongest pixels are saturated."
+        "Integrated gradients, from a black image, of the predicted class's logit less the true "
+        "one's. A map's sum is what the whole image adds to that difference; each map has its own "
+        "scale, and its strongest pixels are saturated."
     ),
     "reliability": (
-        "Of a well calibrated network's answers that are 80% sure, 80% are right. The error is the "
-        "mean distance of the bins' dots from the dashed line, weighted by the number of images."
+        "A well calibrated network is right in 80% of its answers with a confidence of 80%. The "
+        "error is the mean distance of the dots from the dashed line, weighted by the number of "
+        "images."
     ),
     "feature_maps": "The first test image. --layer shows another layer.",
     "layers": "The first test image.",
     "filters": "",
     "curves": "",
-    "augmentation": "The first test image stands in for training images, which alone are changed.",
+    "augmentation": "The first test image as an example; only training images are changed.",
 }
 
 
@@ -181,20 +182,22 @@ def _page(
     low, high = wilson_interval(hits, num_images)
     probabilities = logits.softmax(dim=1)
     error = multiclass_calibration_error(probabilities, labels, probabilities.shape[1])
+    members = networks_of(network)
+    size = f"in {len(members)} networks" if len(members) > 1 else "one network"
     numbers = [
         ("accuracy", f"{hits / num_images:.2%}", f"95% interval {low:.2%} to {high:.2%}"),
         ("errors", f"{num_images - hits:,}", f"of {num_images:,} images"),
         ("loss", f"{F.cross_entropy(logits, labels):.4f}", "mean cross-entropy, nats"),
         ("calibration error", f"{error:.2%}", "expected, l1, 15 bins"),
-        ("parameters", f"{sum(p.numel() for p in network.parameters()):,}", _size(network)),
+        ("parameters", f"{sum(p.numel() for p in network.parameters()):,}", size),
     ]
     tiles = "".join(
         f"<div><dt>{name}</dt><dd>{value}</dd><p>{note}</p></div>" for name, value, note in numbers
     )
 
     settings = run.get("hyper_parameters") or {}
-    settings = settings or {"members": len(networks_of(network))} | networks_of(network)[0].settings
-    settings = {**settings, **run.get("datamodule_hyper_parameters", {})}
+    settings = settings or {"members": len(members)} | members[0].settings
+    settings = settings | run.get("datamodule_hyper_parameters", {})
     rows = "".join(
         f"<tr><th scope=row>{escape(name)}</th><td>{escape(_value(value))}</td></tr>"
         for name, value in settings.items()
@@ -202,7 +205,7 @@ def _page(
     )
     missing = "" if run else "There is no single run, so there are no curves and no warps to show."
     if run and "curves" not in drawn:
-        missing = "There are no curves: the checkpoint is in no run's folder with event files."
+        missing = "There are no curves: the checkpoint is not in a run's folder with event files."
 
     def show(*names: str) -> str:
         return "".join(_figure(name, *drawn[name]) for name in names if name in drawn)
@@ -227,11 +230,6 @@ def _figure(name: str, png: bytes, title: str) -> str:
     image = f'<img alt="{escape(title)}" src="data:image/png;base64,{b64encode(png).decode()}">'
     caption = f"<figcaption>{escape(CAPTIONS[name])}</figcaption>" if CAPTIONS[name] else ""
     return f'<figure class="{kind}"><div tabindex="0">{image}</div>{caption}</figure>\n'
-
-
-def _size(network: ConvNet | Ensemble) -> str:
-    number = len(networks_of(network))
-    return "one network" if number == 1 else f"in {number} networks"
 
 
 def _value(value: Any) -> str:

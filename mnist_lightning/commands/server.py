@@ -1,7 +1,7 @@
-"""Serves an app to strangers: who may ask, for how long a connection may last, and how it ends.
+"""The server of the demo: limits on connections, allowed hosts, headers, and how it stops.
 
-uvicorn alone waits forever for the rest of a request, and takes connections until the process has
-no descriptor left for a file.
+uvicorn alone waits forever for the rest of a request, and accepts connections until the process
+has no file descriptors left.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ from mnist_lightning.errors import UserError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-MOST_CONNECTIONS = 32  # with what is accepted at once, few enough for macOS's 256 open files
-BACKLOG = 8  # connections that are accepted at once; more would push out what has just come
-MOST_SECONDS = 20  # for a request to be whole
+MOST_CONNECTIONS = 32  # with those accepted at once, few enough for macOS's 256 open files
+BACKLOG = 8  # connections accepted at once; more would push out those that have just come
+MOST_SECONDS = 20  # for a request to arrive
 LOOPBACK = ["127.0.0.1", "localhost", "::1", "[::1]"]
 HEADERS = {
     "Cache-Control": "no-cache",
@@ -33,19 +33,19 @@ HEADERS = {
 
 
 class Connection(H11Protocol):
-    """A connection that is closed if its next request is not whole in time, read or not.
+    """A connection that is closed if its next request does not arrive in time.
 
-    Where there are too many, the one that has been silent or unfinished for longest makes room, so
-    that nobody can take all of them. One whose request is being answered is left alone.
+    If there are too many, the one that has been idle or incomplete for longest is closed, so that
+    nobody can take all of them. One whose request is being answered stays open.
     """
 
     @property
     def is_answering(self) -> bool:
-        """Whether a request is whole, and its answer not yet."""
+        """Whether a request has arrived and its answer is not finished."""
         return bool(self.cycle) and not (self.cycle.more_body or self.cycle.response_complete)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a request, and close another connection if there are too many."""
+        """Wait for a request, and close another connection if there are too many."""
         super().connection_made(transport)
         self.deadline = self.loop.call_later(MOST_SECONDS, self.shutdown)
         if len(self.connections) > MOST_CONNECTIONS:
@@ -53,7 +53,7 @@ class Connection(H11Protocol):
             min(others, key=lambda other: other.deadline.when()).shutdown()  # type: ignore[union-attr]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no longer."""
+        """Stop waiting."""
         self.deadline.cancel()
         super().connection_lost(exc)
 
@@ -64,15 +64,15 @@ class Connection(H11Protocol):
         super().on_response_complete()
 
     def shutdown(self) -> None:
-        """Close at once, or when the answer that is being made has been sent."""
+        """Close at once, or after the answer in progress."""
         if self.is_answering:
             super().shutdown()
         else:
-            self.connections.discard(self)  # or else the next one too many would choose it, too
+            self.connections.discard(self)  # or the next excess connection would choose it again
             self.transport.abort()  # close() would wait for a client that does not read
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP with this server's headers, even in the midst of a request."""
+        """Answer what is not HTTP with this server's headers, even in the middle of a request."""
         lines = [f"{name}: {value}" for name, value in HEADERS.items()]
         lines = ["HTTP/1.1 400 Bad Request", *lines, "Connection: close", "Content-Length: 0"]
         self.transport.write("\r\n".join([*lines, "\r\n"]).encode())
@@ -80,50 +80,50 @@ class Connection(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """Ends soon: a picture that waits is answered with a 503 instead of being read."""
+    """Stops soon: pictures that wait are answered with a 503 instead of being read."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin, and let more connections wait than asyncio accepts at once."""
+        """Start, and let more connections wait than asyncio accepts at once."""
         await super().startup(sockets)
         for listener in sockets or []:
             listener.listen(128)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Cancel what waits, then close the connections."""
+        """Cancel the waiting requests, then close the connections."""
         for task in self.config.app.state.waiting:  # type: ignore[union-attr]
             task.cancel()
         await super().shutdown(sockets)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens.
+    """Return a listening socket.
 
     Args:
-        host: An address or a name; IPv4 is preferred where a name has both.
-        port: The port; 0 for any that is free.
+        host: An address or a name; IPv4 is preferred if a name has both.
+        port: The port; 0 for any free one.
 
     Raises:
-        UserError: If it is no name that can be looked up.
-        OSError: If it can't listen there.
+        UserError: If the host is not a valid name.
+        OSError: If the socket can't listen there.
     """
     try:
         family, *_, address = min(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         listener = socket.create_server(address, family=family)
     except UnicodeError as error:
-        raise UserError(f"--host {host!r} is no name of a machine") from error
+        raise UserError(f"--host {host!r} is not the name of a machine") from error
     except OSError as error:
         raise OSError(f"{error.strerror}; try another --port, or --host") from error
-    # Without this the second part of an answer waits 40 ms for the first one's receipt.
+    # Without this the second part of an answer waits 40 ms for the first one to be acknowledged.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
 def allowed_hosts(listener: socket.socket, host: str) -> list[str] | None:
-    """Return the names that only this machine may call it by, or None if the network may ask.
+    """Return the host names that requests may use, or None if the whole network may send them.
 
     Args:
         listener: See `listen`.
-        host: What it was opened with.
+        host: The host that it was opened with.
     """
     address = listener.getsockname()[0]
     return [*LOOPBACK, host, address] if ipaddress.ip_address(address).is_loopback else None
@@ -138,14 +138,14 @@ def url(listener: socket.socket, host: str) -> str:
 
 
 def make_server(app: "FastAPI") -> Server:
-    """Return the server of an app, whose `state.waiting` holds the tasks to cancel at its end."""
+    """Return a server for an app, whose `state.waiting` holds the tasks to cancel at the end."""
     config = uvicorn.Config(
         app,
         http=Connection,
         ws="none",
         backlog=BACKLOG,
         headers=list(HEADERS.items()),
-        log_level="error",  # a stranger's mistakes are none
+        log_level="error",  # bad requests are not worth a warning
         timeout_graceful_shutdown=1,
     )
     return Server(config)

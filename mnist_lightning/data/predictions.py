@@ -17,9 +17,9 @@ def write_predictions(path: Path, set_: str, indices: np.ndarray, probabilities:
     """Write each image's most probable digit and all ten probabilities.
 
     Args:
-        path: The CSV file; one that is there is replaced.
-        set_: Where the images lie, as `MNIST/train` or `MNIST/test`.
-        indices: int64 `(N,)`, the images' places there.
+        path: The CSV file; an existing one is replaced.
+        set_: The set of the images, such as `MNIST/train` or `MNIST/test`.
+        indices: int64 `(N,)`, the images' indices in it.
         probabilities: Float `(N, 10)`.
 
     Raises:
@@ -36,15 +36,15 @@ def read_predictions(path: str | Path) -> tuple[str, np.ndarray, Tensor]:
     """Read a file of predictions.
 
     Args:
-        path: A CSV file that `write_predictions` wrote; a person may have taken lines out.
+        path: A CSV file that `write_predictions` wrote; a person may have removed lines.
 
     Returns:
-        The set that the images lie in, as `MNIST/train`, their places there, int64 `(N,)`, and
+        The set of the images, such as `MNIST/train`, their indices in it, int64 `(N,)`, and
         probabilities, float32 `(N, 10)`.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        UserError: If it is not such a file; the line is named.
+        UserError: If it is not such a file; the message names the line.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file of predictions {path}")

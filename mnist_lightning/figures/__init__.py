@@ -1,4 +1,4 @@
-"""Tensors, or a network and tensors -> matplotlib figures; nothing is shown, kept or written."""
+"""Tensors, or a network and tensors -> matplotlib figures; nothing is shown or written."""
 
 from mnist_lightning.figures.curves import curves
 from mnist_lightning.figures.evaluation import (

@@ -1,4 +1,4 @@
-"""How a network learned: its loss and accuracy over the steps of a run."""
+"""How a network learned: loss and accuracy over the steps of a run."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ def curves(scalars: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> "Fig
             `val/accuracy` (a fraction).
 
     Returns:
-        Two panels; of the training batches, each value and a running mean over 5% of the run.
+        Two panels; for training batches, each value and a running mean over 5% of the run.
     """
     steps = max((steps[-1] for steps, _ in scalars.values() if len(steps)), default=0)
     if "val/loss" in scalars and "val/accuracy" in scalars:
@@ -41,7 +41,7 @@ def curves(scalars: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> "Fig
             middle = steps_[window // 2 :][: len(mean)]
             axes.plot(steps_, unit * values, color=VERMILION, alpha=0.25, linewidth=0.8)
             axes.plot(middle, unit * mean, color=VERMILION, label="training batches")
-            if name == "accuracy":  # the first steps would leave no room for the others
+            if name == "accuracy":  # the first steps would flatten the others
                 axes.set_ylim(max(0, 100 - 4 * (100 - unit * np.median(values)) - 4), 100.2)
         steps_, values = (np.asarray(column) for column in scalars.get(f"val/{name}", ([], [])))
         if len(values):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @house_style()
 def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int = 10) -> "Figure":
-    """Return a confusion matrix: how often each class is read as which.
+    """Return a figure of the confusion matrix: how often each class is read as which.
 
     Args:
         predicted: int `(N,)`.
@@ -35,7 +35,7 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int = 10) -
         num_classes: Number of classes.
 
     Returns:
-        One panel with the counts; the colors are those of the mistakes alone.
+        One panel with the counts; only mistakes are colored.
     """
     counts = torch.bincount(labels * num_classes + predicted, minlength=num_classes**2)
     counts = counts.reshape(num_classes, num_classes)
@@ -118,16 +118,16 @@ def class_accuracy(predicted: Tensor, labels: Tensor, num_classes: int = 10) -> 
 
 @house_style()
 def mistakes(pixels: Tensor, labels: Tensor, probabilities: Tensor, num: int = 24) -> "Figure":
-    """Return a figure of misread images, those of which the network was surest first.
+    """Return a figure of misread images, the most confident mistakes first.
 
     Args:
-        pixels: float `(N, 1, H, W)` in [0, 1]; right ones among them are left out.
+        pixels: float `(N, 1, H, W)` in [0, 1]; those that are read right are left out.
         labels: int `(N,)`, the true classes.
         probabilities: float `(N, 10)`.
         num: Most images to show.
 
     Returns:
-        One panel with a tile for each, and under it the two classes and their probabilities.
+        One panel with a tile for each, and below it the two classes and their probabilities.
     """
     order = worst(probabilities, labels)
     total, order = len(order), order[:num]
@@ -167,18 +167,18 @@ def mistakes(pixels: Tensor, labels: Tensor, probabilities: Tensor, num: int = 2
 def attribution(
     network: nn.Module, pixels: Tensor, labels: Tensor, probabilities: Tensor, num: int = 6
 ) -> "Figure":
-    """Return a figure of which pixels spoke for the wrong class and which for the true one.
+    """Return a figure of which pixels supported the wrong class and which the true one.
 
     Args:
         network: In eval mode.
-        pixels: float `(N, 1, H, W)` in [0, 1]; right ones among them are left out.
+        pixels: float `(N, 1, H, W)` in [0, 1]; those that are read right are left out.
         labels: int `(N,)`, the true classes.
         probabilities: float `(N, 10)`, the network's.
-        num: Most images to show, those of which the network was surest.
+        num: Most images to show, the most confident mistakes.
 
     Returns:
         Two rows of tiles: the images, and `integrated_gradients` of the predicted class's logit
-        less the true one's, each on a scale of its own around 0.
+        less the true one's, each on its own scale around 0.
     """
     order = worst(probabilities, labels)[:num]
     predicted = probabilities.argmax(dim=1)
@@ -201,7 +201,7 @@ def attribution(
 
 @house_style()
 def reliability(probabilities: Tensor, labels: Tensor, num_bins: int = 15) -> "Figure":
-    """Return a reliability diagram: how often the network is right at each confidence.
+    """Return a reliability diagram: how often the network is right, by its confidence.
 
     Args:
         probabilities: float `(N, 10)`.
@@ -209,8 +209,8 @@ def reliability(probabilities: Tensor, labels: Tensor, num_bins: int = 15) -> "F
         num_bins: Number of bins of equal width, 0 to 1.
 
     Returns:
-        Two panels: accuracy with its 95% interval against mean confidence in each bin, and how many
-        images lie in each. The title gives torchmetrics' expected calibration error (l1).
+        Two panels: accuracy with its 95% interval over mean confidence in each bin, and the number
+        of images in each. The title gives torchmetrics' expected calibration error (l1).
     """
     from torchmetrics.functional.classification import multiclass_calibration_error
 

@@ -1,4 +1,4 @@
-"""What a network learns: its filters, its feature maps, the warps that it learns from."""
+"""What a network learns: its filters and feature maps, and the warps that it learns from."""
 
 import math
 from typing import TYPE_CHECKING
@@ -55,7 +55,7 @@ def filters(network: nn.Module) -> "Figure":
     """Return a figure of the first convolution's weights.
 
     Args:
-        network: Any with a `Conv2d` that takes one channel.
+        network: Its first `Conv2d` takes one channel.
 
     Returns:
         One panel with a tile for each filter, on one scale around 0.
@@ -80,7 +80,7 @@ def filters(network: nn.Module) -> "Figure":
 
 @house_style()
 def feature_maps(network: nn.Module, pixels: Tensor, layer: str | None = None) -> "Figure":
-    """Return a figure of what a layer makes of one image.
+    """Return a figure of a layer's output for one image.
 
     Args:
         network: In eval mode.
@@ -89,10 +89,10 @@ def feature_maps(network: nn.Module, pixels: Tensor, layer: str | None = None) -
 
     Returns:
         Two panels: the image, and a tile for each channel, on one scale; a dense layer's units are
-        tiles of one square.
+        tiles of one pixel.
 
     Raises:
-        UserError: If the network has no such layer; the message names those that it has.
+        UserError: If the network has no such layer; the message lists those that it has.
     """
     layer = layer or _names(network, nn.ReLU)[0]
     maps = _maps(network, pixels, layer)
@@ -123,7 +123,7 @@ def layers(network: nn.Module, pixels: Tensor, num_maps: int = 10) -> "Figure":
         num_maps: Most channels of a layer to show.
 
     Returns:
-        One row of tiles for each layer, each row on a scale of its own.
+        One row of tiles for each layer, each row on its own scale.
     """
     rows = [(name, _maps(network, pixels, name)) for name in _names(network, nn.ReLU)]
     rows = [(name, maps) for name, maps in rows if maps[0].numel() > 1]  # no dense layers
@@ -152,11 +152,11 @@ def layers(network: nn.Module, pixels: Tensor, num_maps: int = 10) -> "Figure":
 
 
 def _names(network: nn.Module, kind: type[nn.Module]) -> list[str]:
-    """Return the names of a network's layers of a kind, in its order."""
+    """Return the names of a network's layers of a type, in order."""
     return [name for name, module in network.named_modules() if isinstance(module, kind)]
 
 
 def _maps(network: nn.Module, pixels: Tensor, layer: str) -> Tensor:
-    """Return a layer's channels for one image, `(C, H, W)`; a dense layer's have one pixel."""
+    """Return a layer's output for one image, `(C, H, W)`; of a dense layer, H = W = 1."""
     output = layer_output(network, pixels[None], layer)[0].float().cpu()
     return output if output.dim() == 3 else output.reshape(-1, 1, 1)

@@ -1,4 +1,4 @@
-"""Numbers that figures need: what a layer computes, which pixels mattered, how sure a share is."""
+"""Numbers for the figures: a layer's output, which pixels mattered, how certain a share is."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from mnist_lightning.errors import UserError
 
 
 def layer_output(network: nn.Module, pixels: Tensor, layer: str) -> Tensor:
-    """Return what a layer puts out for pixels `(B, 1, H, W)`, computed without gradients.
+    """Return a layer's output for pixels `(B, 1, H, W)`, computed without gradients.
 
     Raises:
         UserError: If the network has no such layer; the message names those that it has.
     """
-    modules = {name: each for name, each in network.named_modules() if not list(each.children())}
+    modules = {name: module for name, module in network.named_modules() if not [*module.children()]}
     if layer not in modules:
         raise UserError(f"the network has no layer {layer!r}; it has {', '.join(modules)}")
     outputs: list[Tensor] = []
@@ -31,18 +31,18 @@ def layer_output(network: nn.Module, pixels: Tensor, layer: str) -> Tensor:
 def integrated_gradients(
     network: nn.Module, pixels: Tensor, classes: Tensor, others: Tensor, num_steps: int = 64
 ) -> Tensor:
-    """Return how much each pixel adds to one class's logit less another's, from black on.
+    """Return how much each pixel adds to one class's logit less another's, compared with black.
 
     The gradient is averaged along the straight line from black to the image, and multiplied by the
-    image (Sundararajan, Taly and Yan, 2017, arXiv:1703.01365). So a black pixel has no part, and
-    the pixels' parts add up to the difference that the whole image makes.
+    image (Sundararajan, Taly and Yan, 2017, arXiv:1703.01365). So a black pixel adds nothing, and
+    all pixels together add the difference between the image and black.
 
     Args:
         network: In eval mode, pixels to logits.
         pixels: float `(B, 1, H, W)`.
-        classes: int `(B,)`, the class that a positive value speaks for.
-        others: int `(B,)`, the class that a negative value speaks for.
-        num_steps: Number of places on the line; the sum becomes exact as it grows.
+        classes: int `(B,)`, the class that positive values support.
+        others: int `(B,)`, the class that negative values support.
+        num_steps: Number of points on the line; the more, the more exact.
 
     Returns:
         float `(B, 1, H, W)`, in logits.
@@ -57,14 +57,14 @@ def integrated_gradients(
 
 
 def worst(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Return int `(M,)`: which images are misread, the one with the surest wrong answer first."""
+    """Return the indices of misread images, int `(M,)`, the most confident mistake first."""
     confidence, predicted = probabilities.max(dim=1)
     (wrong,) = (predicted != labels).nonzero(as_tuple=True)
     return wrong[confidence[wrong].argsort(descending=True, stable=True)]
 
 
 def wilson_interval(hits: Any, counts: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return Wilson's 95% interval for the share of hits, low and high ends, in [0, 1]."""
+    """Return the ends of Wilson's 95% interval for the share of hits, in [0, 1]."""
     z = 1.959964  # of a normal distribution, 2.5% lie above
     hits, counts = np.asarray(hits, float), np.asarray(counts, float)
     center = (hits + z**2 / 2) / (counts + z**2)

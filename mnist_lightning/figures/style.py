@@ -1,8 +1,8 @@
-"""How all figures look: colors, titles, tiles and scales, and a figure's pixels.
+"""The style of all figures: colors, titles, tiles and scales, and a figure's pixels.
 
-All figures speak one language: dark ink on their own paper, so that they read alike on light and
-dark pages; Okabe and Ito's blue and vermilion, which no color blindness confuses; images as the
-network sees them, light on black. Digits stand for classes, whatever the dataset.
+Dark ink on a background of their own, so that they look the same on light and dark pages; Okabe and
+Ito's blue and vermilion, which all kinds of color blindness can tell apart; images as the network
+sees them, light on black. Digits stand for classes, whatever the dataset.
 """
 
 import io
@@ -51,7 +51,7 @@ STYLE: Any = {
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Draw what stands below, or what the decorated function draws, in `STYLE`."""
+    """Apply `STYLE` within a `with` block or a decorated function."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
@@ -59,7 +59,7 @@ def house_style() -> Iterator[None]:
 
 
 def new_figure(size: tuple[float, float], title: str, subtitle: str) -> "Figure":
-    """Return a figure, its width and height in inches, with what it found as its title."""
+    """Return a figure of a width and height in inches, with its finding as the title."""
     from matplotlib.figure import Figure
 
     width, height = size
@@ -81,9 +81,9 @@ def figure_of_tiles(
     color_bar: str = "",
     **style: Any,
 ) -> "tuple[Figure, Axes, list[tuple[float, float]]]":
-    """Return a figure with one panel of tiles, which set its height, and where each tile lies.
+    """Return a figure with one panel of tiles, as high as they need, and each tile's corner.
 
-    `color_bar` is what its colors measure, if it gets one; the others are those of `show_tiles`.
+    `color_bar` labels the color bar, if there is one; for other arguments see `show_tiles`.
     """
     width = 6.4 if color_bar else 7.26
     height = width * -(-len(tiles) // columns) * (28 + gap[0]) / (columns * (28 + gap[1]))
@@ -99,13 +99,13 @@ def figure_of_tiles(
 def show_tiles(
     axes: "Axes", tiles: Tensor, columns: int, gap: tuple[int, int] = (2, 2), **style: Any
 ) -> list[tuple[float, float]]:
-    """Lay tiles `(N, H, W)` out in rows, small ones enlarged to about 28 x 28.
+    """Draw tiles `(N, H, W)` in rows, small ones enlarged to about 28 x 28.
 
     Args:
-        axes: Where.
+        axes: The panel to draw in.
         tiles: Their values.
-        columns: Tiles in a row.
-        gap: What is left free below each tile and to its right.
+        columns: Number of tiles in a row.
+        gap: Pixels left free below each tile and to its right.
         style: Arguments of `imshow`.
 
     Returns:
@@ -118,7 +118,7 @@ def show_tiles(
     tiles = tiles.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
     num, height, width = tiles.shape
     rows, down, along = -(-num // columns), height + gap[0], width + gap[1]
-    # What is not a number is left out: the paper shows.
+    # NaN is not drawn: the background shows.
     canvas = np.full((rows, down, columns, along), np.nan, np.float32)
     for i, tile in enumerate(tiles.float().cpu().numpy()):
         canvas[i // columns, :height, i % columns, :width] = tile
@@ -128,7 +128,7 @@ def show_tiles(
 
 
 def diverging() -> Any:
-    """Return a color map from blue by paper to vermilion, for values around 0."""
+    """Return a color map from blue through almost white to vermilion, for values around 0."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("blue_vermilion", [BLUE, "#f4f4f0", VERMILION])
@@ -151,7 +151,7 @@ def to_array(figure: "Figure") -> np.ndarray:
 
 
 def to_png(figure: "Figure", dpi: int = 160) -> bytes:
-    """Return a PNG file's contents, a figure drawn."""
+    """Return a figure as the contents of a PNG file."""
     contents = io.BytesIO()
     figure.savefig(contents, format="png", dpi=dpi, metadata=PNG_METADATA)
     return contents.getvalue()

@@ -1,10 +1,10 @@
 """One digit's ink -> MNIST's own convention, a 28x28 image.
 
-NIST's digits were black on white. MNIST made of each a gray image that keeps its proportions and
-fits a square of 20 pixels, and laid that into 28x28, its center of mass in the middle, as light ink
-on black (http://yann.lecun.com/exdb/mnist/). A network that knows nothing else misreads every other
-picture, so `to_mnist` does the same, and before it what a scanner of forms need not: it tells ink
-from paper, whichever is darker, under uneven light.
+NIST's digits were black on white. MNIST scaled each to fit a square of 20 pixels, keeping its
+proportions, and placed it in 28x28 pixels with its center of mass in the middle, as light ink on
+black (http://yann.lecun.com/exdb/mnist/). A network that was trained on such images misreads most
+others, so `to_mnist` does the same; before, it tells ink from paper, whichever is darker, in uneven
+light.
 """
 
 import numpy as np
@@ -20,10 +20,10 @@ MIN_STROKE = 2.0  # pixels of the 20; 1 in 20 of MNIST's training images has a t
 
 
 def to_mnist(picture: Image.Image) -> Tensor:
-    """Make of a picture what MNIST would have made of its digit.
+    """Convert a picture of a digit to an image of MNIST's convention.
 
-    What already keeps the convention, as MNIST's own images do, passes unchanged, and inverted if
-    it is dark on white.
+    An image that already keeps it, as MNIST's own do, is returned unchanged, or inverted if it is
+    dark on white.
 
     Args:
         picture: One digit, in any of Pillow's modes.
@@ -48,15 +48,15 @@ def to_mnist(picture: Image.Image) -> Tensor:
     ink, box = find_digit(picture)
     size, scale = (box[2:] - box[:2]).max(), max(picture.size) / SIDE
     if scale > 1.1 or size < 60:
-        # A closer look at where the digit is: a thin pen on a large sheet is pale from afar.
+        # Look closer at the digit: scaled down with a large sheet, a thin pen is pale.
         margin = 0.3 * size
         closer = scale * np.concatenate([box[:2] - margin, box[2:] + margin])
         low, high = closer.clip(0).round().astype(int).reshape(2, 2)
         ink, box = find_digit(picture.crop((*low, *np.minimum(high, picture.size))))
     left, top, right, bottom = box
 
-    # A thin stroke would be scaled away to a pale one.
-    pixel = max(right - left, bottom - top) / 20  # one of the 20, in those of `ink`
+    # Scaling would turn a thin stroke pale.
+    pixel = max(right - left, bottom - top) / 20  # one of the 20, in pixels of `ink`
     growth = max(0, round((MIN_STROKE * pixel - stroke_width(ink)) / 2))
     ink = ndimage.maximum_filter(np.pad(ink, growth), 2 * growth + 1)
     ink = ink[top : bottom + 2 * growth, left : right + 2 * growth]
@@ -64,7 +64,7 @@ def to_mnist(picture: Image.Image) -> Tensor:
 
 
 def _place(ink: np.ndarray) -> np.ndarray:
-    """Scale a digit that fills its array to MNIST's 20 pixels, and center it in 28x28."""
+    """Scale a digit that fills its array to 20 pixels, and center it in 28x28."""
     small = np.asarray(fit(Image.fromarray(ink), 20))
     small = (small / max(np.quantile(small, 0.99), small.max() / 2)).clip(0, 1)
     height, width = small.shape
@@ -76,7 +76,7 @@ def _place(ink: np.ndarray) -> np.ndarray:
 
 
 def _keeps_convention(image: np.ndarray) -> bool:
-    """Tell whether a gray image `(28, 28)` is as MNIST's all are."""
+    """Return whether a gray image `(28, 28)` keeps MNIST's convention."""
     ink = np.argwhere(image)
     if not len(ink) or np.ptp(ink, axis=0).max() >= 20:
         return False

@@ -1,4 +1,4 @@
-"""A picture -> its ink and its paper, and which of the ink is the digit."""
+"""A picture -> the ink of its digit, told from the paper and from other ink."""
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -7,42 +7,42 @@ from scipy import ndimage
 from mnist_lightning.errors import UserError
 from mnist_lightning.reading.picture import fit
 
-SIDE = 192  # pixels of a picture's long side, in which its ink is looked for
+SIDE = 192  # pixels of a picture's long side when its ink is searched
 
-REACH = 31  # pixels to each side: nothing so wide is a stroke
+REACH = 31  # pixels to each side: no stroke is twice as wide
 
-CELL = 4  # pixels; ink in neighboring cells belongs together
+CELL = 4  # pixels a side; ink in neighboring cells belongs together
 
-MIN_CONTRAST = 0.08  # of the paper's brightness; less is a blank sheet
+MIN_CONTRAST = 0.08  # of the paper's brightness; a blank sheet has less
 
 
 def is_light_on_dark(picture: Image.Image) -> bool:
-    """Tell by skew: ink is rare, so it lies further from the local mean than the paper does."""
+    """Decide by skew: ink is rare, so it is further from the local mean than the paper is."""
     gray = fit(picture, 64).convert("L")
     mean = gray.filter(ImageFilter.BoxBlur(16))
     return bool(((np.asarray(gray, np.float32) - np.asarray(mean, np.float32)) ** 3).sum() > 0)
 
 
 def find_digit(picture: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    """Tell the digit from the paper and from specks, in a picture scaled to `SIDE`.
+    """Find the digit's ink in a picture, scaled to `SIDE`, without the paper and specks.
 
     Returns:
-        The digit's ink, float32 `(H, W)`, 0 to 1, and its left, top, right and bottom in that.
+        The digit's ink, float32 `(H, W)`, 0 to 1, and its box in it: left, top, right, bottom.
     """
     if max(picture.size) > 3 * SIDE:  # a thin pen would vanish in the mean of so many pixels
         picture = fit(picture, 3 * SIDE).filter(ImageFilter.MinFilter(3))
     smooth = np.atleast_3d(np.asarray(fit(picture, SIDE).filter(ImageFilter.BoxBlur(1))))
-    # Closing fills whatever is darker and narrower than a window; light and a shadow's edge stay.
+    # Closing removes what is darker and narrower than its window; light and shadows' edges stay.
     wide = np.pad(smooth, ((REACH, REACH), (REACH, REACH), (0, 0)), "edge")
     paper = ndimage.grey_closing(wide, (2 * REACH + 1, 2 * REACH + 1, 1))
     paper = paper[REACH:-REACH, REACH:-REACH]
-    # As a share of the paper's brightness, for ink is as dark in the shadow; over all colors,
-    # for yellow ink is dark in blue alone.
+    # As a fraction of the paper's brightness, since ink is as dark in the shadow; over all colors,
+    # since yellow ink is dark in blue only.
     brightness = np.linalg.norm(paper, axis=2).clip(8)
     depth = np.linalg.norm(paper - smooth, axis=2) / brightness
 
-    # A closing lies above the paper by its noise. The lower quartile is paper, even where a
-    # thick digit fills the picture.
+    # Noise lifts a closing above the paper. The lower quartile is paper, even if a thick digit
+    # fills the picture.
     lowest, level = np.quantile(depth, (0.05, 0.25))
     depth = (depth - level).clip(0)
     contrast = np.asarray(Image.fromarray(depth).reduce(2)).max()
@@ -64,9 +64,10 @@ def find_digit(picture: Image.Image) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _largest_parts(cells: np.ndarray) -> np.ndarray:
-    """Choose among parts that hang together, bool like `cells`: the largest and its like.
+    """Return which cells are part of a large connected component, bool like `cells`.
 
-    A part at the picture's edge, be it a shadow, a line or the desk, counts a twentieth.
+    Large is a tenth of the largest one's ink. What touches the picture's edge, such as a shadow, a
+    line or the desk, counts a twentieth.
     """
     labels, _ = ndimage.label(cells > 0, structure=np.ones((3, 3)))  # corners touch too
     weights = np.bincount(labels.ravel(), cells.ravel())
@@ -75,5 +76,5 @@ def _largest_parts(cells: np.ndarray) -> np.ndarray:
 
 
 def stroke_width(ink: np.ndarray) -> float:
-    """Return the mean width of a line of ink: a long one of width w has area w for 2 of edge."""
+    """Return the mean width of strokes: a long one of width w has an area of w for 2 of edge."""
     return float(2 * ink.sum() / np.hypot(*np.gradient(np.pad(ink, 1))).sum())

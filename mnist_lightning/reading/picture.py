@@ -12,7 +12,7 @@ from mnist_lightning.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
-MAX_PIXELS = 50_000_000  # one takes up to 20 bytes while it is read, whatever the file's size
+MAX_PIXELS = 50_000_000  # each takes up to 20 bytes of memory, whatever the file's size
 
 MIN_SIDE = 8  # pixels
 
@@ -24,22 +24,22 @@ def open_picture(source: str | Path | bytes) -> Image.Image:
         source: The file's path or contents.
 
     Returns:
-        The picture, in any of Pillow's modes, turned as its camera says.
+        The picture, in any of Pillow's modes, rotated as its EXIF data says.
 
     Raises:
-        UserError: If it is not such a picture, or damaged, or too small or too large, also for
-            the memory.
+        UserError: If it is not such a picture, is damaged, or is too small or too large, also for
+            memory.
         OSError: If the file can't be read.
     """
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     if not isinstance(source, bytes):
         mode = Path(source).stat().st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # which may have no end
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # reading might never end
             raise UserError("a pipe or a device, not a file: `read -` takes standard input")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, about oddities that do no harm, and the size
+        warnings.simplefilter("ignore")  # Pillow's, about harmless oddities and the size
         try:
-            picture = Image.open(file, formats=FORMATS)  # reads no more than the header
+            picture = Image.open(file, formats=FORMATS)  # reads only the header
         except Image.UnidentifiedImageError as error:
             raise UserError("not a picture: PNG, JPEG, WebP, GIF, BMP or TIFF is read") from error
         except Image.DecompressionBombError as error:
@@ -56,47 +56,46 @@ def open_picture(source: str | Path | bytes) -> Image.Image:
                 return ImageOps.exif_transpose(picture)
             except MemoryError as error:
                 raise UserError(f"not enough memory for {width}x{height} pixels") from error
-            except Exception as error:  # of many kinds, by format and where the damage is
+            except Exception as error:  # its type depends on the format and the damage
                 raise UserError("the picture is cut off or damaged") from error
 
 
 def flatten(picture: Image.Image) -> Image.Image:
-    """Make of any picture one in RGB, and lay something behind what is transparent.
+    """Convert any picture to RGB, and put a background behind transparent pixels.
 
     Args:
-        picture: In any of Pillow's modes; one of 16 or 32 bits is scaled by its brightest pixel.
+        picture: In any of Pillow's modes; 16 or 32 bits are scaled by the brightest pixel.
 
     Returns:
-        The picture in mode RGB; behind ink on nothing lies white or black, whichever it differs
-        from, and about a sheet that was cut out lies the sheet's color.
+        The picture in mode RGB. The background of ink on nothing is white or black, whichever
+        contrasts more; that of a sheet that was cut out is the sheet's color.
     """
-    if picture.mode[0] in "IF":  # of 16 or 32 bits, which may use any part of their range
+    if picture.mode[0] in "IF":  # 16 or 32 bits, of which any part of the range may be used
         values = np.nan_to_num(np.asarray(picture, dtype=np.float32), posinf=0, neginf=0)
         values -= min(values.min(), 0)
         values *= 255 / max(values.max(), 1e-9)
         picture = Image.fromarray(values.round().astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
-        color = _missing_color(picture)
+        color = _background(picture)
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, color), picture)
     return picture.convert("RGB")
 
 
-def _missing_color(picture: Image.Image) -> tuple[int, ...]:
-    """Return what to lay behind a transparent picture: its paper's color or its ink's contrary."""
+def _background(picture: Image.Image) -> tuple[int, ...]:
+    """Return the color behind a transparent picture: its paper's, or the opposite of its ink's."""
     rgba = np.asarray(fit(picture, 192))
     alpha = rgba[..., 3] / 255
-    seen = rgba[alpha > 0.5][:, :3]
-    if not len(seen):
+    opaque = rgba[alpha > 0.5][:, :3]
+    if not len(opaque):
         return (255, 255, 255)
-    is_paper = alpha.mean() > 0.5 and np.ptp(seen.mean(axis=1)) > 64
-    if is_paper:  # a sheet with its surroundings cut away
-        return tuple(np.median(seen, axis=0).astype(int).tolist())
-    return (255,) * 3 if seen.mean() < 128 else (0,) * 3
+    if alpha.mean() > 0.5 and np.ptp(opaque.mean(axis=1)) > 64:  # a sheet that was cut out
+        return tuple(np.median(opaque, axis=0).astype(int).tolist())
+    return (255,) * 3 if opaque.mean() < 128 else (0,) * 3
 
 
 def fit(picture: Image.Image, side: int) -> Image.Image:
-    """Return a picture scaled up or down to a long side of so many pixels."""
+    """Return a picture scaled up or down to a long side of `side` pixels."""
     scale = side / max(picture.size)
     width, height = (max(1, round(length * scale)) for length in picture.size)
     how = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX
