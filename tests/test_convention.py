@@ -30,6 +30,15 @@ def test_what_the_network_sees_keeps_mnists_convention() -> None:
     assert image.max() == 255 and image[0].max() == 0
 
 
+@pytest.mark.parametrize("turns", range(4))
+def test_a_heavy_end_pushes_no_ink_out_of_the_image(turns: int) -> None:
+    sheet = Image.new("L", (120, 120), 255)
+    ImageDraw.Draw(sheet).line((60, 20, 60, 70), 0, 6)
+    ImageDraw.Draw(sheet).rectangle((20, 70, 100, 100), 0)
+    inked = to_mnist(sheet.rotate(90 * turns)).nonzero()
+    assert (inked.amax(0) - inked.amin(0)).tolist() == [19, 19]
+
+
 def test_specks_and_lines_to_the_edge_are_left_out() -> None:
     sheet = picture(on_paper(scale(np.pad(first(5), 8))))
     clean = to_mnist(sheet)

@@ -48,6 +48,15 @@ def test_a_sheet_with_clear_corners_is_still_a_sheet() -> None:
     assert (to_mnist(sheet).int() - whole.int()).abs().float().mean() < 2
 
 
+@pytest.mark.parametrize("shades", [(0, 0), (110, 110), (150, 150), (20, 110), (255, 180)])
+def test_ink_of_any_shade_on_nothing_is_read_alike(shades: tuple[int, int]) -> None:
+    ink = picture(scale(first(5)))
+    color = Image.new("L", ink.size, shades[0])
+    color.paste(shades[1], (0, 0, ink.width, ink.height // 2))
+    given = to_mnist(Image.merge("LA", (color, ink)))
+    assert ((given > 100) ^ (to_mnist(ink) > 100)).sum() <= 30  # of 128
+
+
 def bomb(width: int, height: int) -> bytes:
     """Return a PNG that is all header."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
