@@ -51,6 +51,8 @@ def test_specks_and_lines_to_the_edge_are_left_out() -> None:
 def blank_sheets() -> dict[str, Image.Image]:
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.05, (SIDE, SIDE))
+    faint = np.full((50, 50), 700, np.uint16)
+    faint[20:30, 20:30] = 670
     return {
         "white": Image.new("RGB", (300, 200), "white"),
         "black": Image.new("L", (28, 28)),
@@ -59,6 +61,7 @@ def blank_sheets() -> dict[str, Image.Image]:
         "noise and shadow": picture(0.8 * shadow((SIDE, SIDE), rng, 0.7) + noise / 5),
         "rough": picture(0.8 * texture(rng)),
         "16 bits": Image.fromarray(np.full((50, 50), 700, np.uint16)),
+        "16 bits, too pale": Image.fromarray(faint),
         "not a number": Image.fromarray(np.full((50, 50), np.nan, np.float32)),
     }
 

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import os
 import shutil
+import socket
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -201,6 +202,7 @@ def fashion(mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
     def download_url(url: str, folder: str, file: str, md5: str) -> None:
         assert url == f"mirror/{file}" and md5 == dict(resources)[file]
+        assert socket.getdefaulttimeout()  # a mirror that never answers is given up
         shutil.copy(mirror / file, folder)
 
     monkeypatch.setattr("torchvision.datasets.utils.download_url", download_url)
@@ -229,6 +231,7 @@ def test_another_dataset_is_downloaded_and_what_was_damaged_kept(
     for archive in mirror.iterdir():
         assert (fashion / archive.name).read_bytes() == archive.read_bytes()
     assert Path(f"{damaged}.damaged").read_text() == "<html>404 Not Found</html>"
+    assert socket.getdefaulttimeout() is None
     assert len(os.listdir(fashion)) == 9  # four archives, unpacked, and what was damaged
 
     damaged.write_bytes(b"")

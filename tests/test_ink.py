@@ -34,6 +34,12 @@ def test_ink_that_touches_at_a_corner_belongs_together_and_a_speck_does_not() ->
     assert box.tolist() == [80, 60, 124, 104]
 
 
+def test_a_speck_within_the_digits_box_is_left_out() -> None:
+    ink, box = find_digit(sheet((40, 40, 40), (80, 80, 40), (52, 100, 4)))
+    assert box.tolist() == [40, 40, 120, 120]
+    assert ink[50:58, 98:106].max() == 0
+
+
 @pytest.mark.parametrize("width", [4, 9])
 def test_a_strokes_width_is_its_own(width: int) -> None:
     ink = np.zeros((60, 220), np.float32)
