@@ -67,7 +67,8 @@ def newest_checkpoint(run: Path) -> tuple[Path | None, dict[str, Any], list[str]
         except (UserError, FileNotFoundError) as error:
             skipped.append(str(error))
             continue
-        if newest is None or _age(path, checkpoint) > _age(newest, contents):
+        steps, most = checkpoint["global_step"], contents.get("global_step", -1)
+        if steps > most or (steps == most and path.name == "last.ckpt"):
             newest, contents = path, checkpoint
     return newest, contents, skipped
 
@@ -114,8 +115,3 @@ def _entries(folder: Path) -> list[Path]:
         if folder.is_symlink():  # to a disk that is not mounted now
             raise
         return []
-
-
-def _age(path: Path, checkpoint: dict[str, Any]) -> tuple[int, bool]:
-    step = checkpoint.get("global_step")
-    return step if isinstance(step, int) else -1, path.name == "last.ckpt"

@@ -14,7 +14,7 @@ from typing import Any
 
 from mnist_lightning.errors import UserError
 
-DOCS = Path("docs")
+RESULTS = Path("docs/results")
 
 # Tables: a title, an introduction, and rows: a file's name and what it measures.
 TABLES = [
@@ -168,9 +168,13 @@ def page(read: Callable[[str], list[dict[str, Any]]]) -> str:
 
 
 def read_lines(name: str) -> list[dict[str, Any]]:
-    """Return a row's lines, or none if it has no file."""
-    path = DOCS / "results" / f"{name}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """Return a row's lines; none if it has no file."""
+    path = RESULTS / f"{name}.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError:
+        sys.exit(f"error: {path} holds a truncated line: delete it, and its seed runs again")
 
 
 if __name__ == "__main__":
@@ -178,5 +182,5 @@ if __name__ == "__main__":
         text = page(read_lines)
     except UserError as error:
         sys.exit(f"error: {error}")
-    (DOCS / "results.md").write_text(text)
+    Path("docs/results.md").write_text(text)
     print("wrote docs/results.md")

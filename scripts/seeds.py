@@ -25,14 +25,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from results import RESULTS, read_lines
 
 from mnist_lightning.checkpoint import load, read_checkpoint
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.runs import read_curves
 from mnist_lightning.training.classifier import MNISTClassifier
-
-RESULTS = Path("docs/results")
 
 
 def run(
@@ -137,15 +136,6 @@ def processor() -> str:
     return f"{name}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else name
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return a row's lines; none if it has no file."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    try:
-        return [json.loads(line) for line in lines]
-    except ValueError:
-        sys.exit(f"error: {path} holds a truncated line: delete it, and its seed runs again")
-
-
 def show(lines: list[dict[str, Any]]) -> None:
     """Print each metric's mean, standard deviation, minimum and maximum over the seeds."""
     names = [
@@ -175,7 +165,7 @@ def main() -> None:
         parser.error("--ensemble reads the test set: it needs --test")
 
     path = RESULTS / f"{options.row}.jsonl"
-    lines = read_lines(path)
+    lines = read_lines(options.row)
     command = f"fit {' '.join(fit_arguments)}"
     if not options.show:
         if lines and lines[0]["command"] != command:

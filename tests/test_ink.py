@@ -34,6 +34,13 @@ def test_ink_that_touches_at_a_corner_belongs_together_and_a_speck_does_not() ->
     assert box.tolist() == [80, 60, 124, 104]
 
 
+@pytest.mark.parametrize("turns", range(4))
+def test_ink_at_the_pictures_edge_is_not_the_digit(turns: int) -> None:
+    picture = sheet((72, 72, 48), (0, 8, 56))  # a desk, say
+    _, box = find_digit(picture.rotate(90 * turns))
+    assert box.tolist() == [72, 72, 120, 120]
+
+
 def test_a_speck_within_the_digits_box_is_left_out() -> None:
     ink, box = find_digit(sheet((40, 40, 40), (80, 80, 40), (52, 100, 4)))
     assert box.tolist() == [40, 40, 120, 120]

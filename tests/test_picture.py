@@ -78,6 +78,7 @@ def noisy_picture(format: str) -> bytes:
         (bomb(11000, 11000), "11000x11000 is over 50,000,000 pixels"),
         (bomb(60000, 60000), "over 50,000,000 pixels"),
         (encode(Image.new("L", (3, 300))), "3x300 pixels are too few"),
+        (encode(Image.new("L", (300, 3))), "300x3 pixels are too few"),
         *((noisy_picture(kind)[:2000], "cut off or damaged") for kind in ("PNG", "JPEG", "BMP")),
     ],
 )

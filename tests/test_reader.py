@@ -6,7 +6,7 @@ The figures of docs/photos.md are printed by `pytest -n 0 -m slow -s tests/test_
 import numpy as np
 import pytest
 import torch
-from photos import PICTURES, encode, first, picture, scale
+from photos import PICTURES, encode, first, on_paper, picture, scale
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -60,6 +60,15 @@ def test_thin_pens_and_thick_markers_survive_a_picture_of_12_megapixels(width: i
         reading = read(sheet, network)
         assert reading.digit == digit
         assert (reading.image > 200).sum() >= 30  # 20 high and nowhere thinner than 1.5
+
+
+def test_digits_of_14_pixels_are_read() -> None:
+    network, rng = load(), np.random.default_rng(0)
+    for image, label in zip(*(tensor[:12] for tensor in read_test_set()), strict=True):
+        sheet = np.zeros((190, 190), np.float32)
+        top, left = rng.integers(4, 170, 2)
+        sheet[top : top + 14, left : left + 14] = scale(image.numpy(), 14)
+        assert read(encode(picture(on_paper(sheet))), network).digit == label
 
 
 def test_an_animations_first_frame_is_read() -> None:

@@ -44,7 +44,6 @@ ERRORS = ("class_accuracy", "mistakes", "attribution")
 LEARNED = ("filters", "feature_maps", "layers")
 TRAINING = ("curves", "augmentation")
 FIGURES = NARROW + ERRORS + LEARNED + TRAINING
-DPI = 160
 
 Drawings = dict[str, Callable[[], "Figure"]]
 
@@ -87,7 +86,7 @@ def _make(paths: list[str], output_dir: Path, layer: str | None, root: Path) -> 
     for name, draw in tqdm(drawings.items(), desc="drawing", leave=False):
         figure = draw()
         title, subtitle = (text.get_text() for text in figure.texts[:2])
-        drawn[name] = (figures.to_png(figure, DPI), f"{title}: {subtitle}")
+        drawn[name] = (figures.to_png(figure), f"{title}: {subtitle}")
     source = ", ".join(paths) or "the network that is shipped"
     page = _page(source, dataset, network, run, labels, logits, drawn)
 
@@ -181,7 +180,7 @@ def _page(
     num_images, hits = len(labels), int((logits.argmax(dim=1) == labels).sum())
     low, high = wilson_interval(hits, num_images)
     probabilities = logits.softmax(dim=1)
-    error = multiclass_calibration_error(probabilities, labels, probabilities.shape[1])
+    error = multiclass_calibration_error(probabilities, labels, 10)
     members = networks_of(network)
     size = f"in {len(members)} networks" if len(members) > 1 else "one network"
     numbers = [
@@ -195,8 +194,7 @@ def _page(
         f"<div><dt>{name}</dt><dd>{value}</dd><p>{note}</p></div>" for name, value, note in numbers
     )
 
-    settings = run.get("hyper_parameters") or {}
-    settings = settings or {"members": len(members)} | members[0].settings
+    settings = run.get("hyper_parameters", {"members": len(members)} | members[0].settings)
     settings = settings | run.get("datamodule_hyper_parameters", {})
     rows = "".join(
         f"<tr><th scope=row>{escape(name)}</th><td>{escape(_value(value))}</td></tr>"

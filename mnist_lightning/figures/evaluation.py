@@ -26,22 +26,20 @@ if TYPE_CHECKING:
 
 
 @house_style()
-def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int = 10) -> "Figure":
+def confusion_matrix(predicted: Tensor, labels: Tensor) -> "Figure":
     """Return a figure of the confusion matrix: how often each class is read as which.
 
     Args:
-        predicted: int `(N,)`.
-        labels: int `(N,)`.
-        num_classes: Number of classes.
+        predicted: int `(N,)`, 0 to 9.
+        labels: int `(N,)`, 0 to 9.
 
     Returns:
         One panel with the counts; only mistakes are colored.
     """
-    counts = torch.bincount(labels * num_classes + predicted, minlength=num_classes**2)
-    counts = counts.reshape(num_classes, num_classes)
+    counts = torch.bincount(10 * labels + predicted, minlength=100).reshape(10, 10)
     mistakes = counts - counts.diag().diag()
     most = int(mistakes.max())
-    true, read = divmod(int(mistakes.argmax()), num_classes)
+    true, read = divmod(int(mistakes.argmax()), 10)
 
     often = f", most often {true} as {read} ({most:,} times)" if most > 1 else ""
     figure = new_figure(
@@ -53,18 +51,15 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int = 10) -
     axes.imshow(
         np.ma.masked_equal(mistakes.numpy(), 0), cmap="Blues", vmin=-0.3 * most, vmax=max(most, 1)
     )
-    for row in range(num_classes):
-        for column in range(num_classes):
-            count = int(counts[row, column])
-            if row == column:
-                axes.text(column, row, f"{count:,}", ha="center", va="center", color=GRAY, size=9)
-            elif count:
-                color = "white" if count > 0.5 * most else INK
-                axes.text(column, row, f"{count:,}", ha="center", va="center", color=color)
-    axes.set_xticks(range(num_classes))
-    axes.set_yticks(range(num_classes))
-    axes.set_xticks(np.arange(0.5, num_classes - 1), minor=True)
-    axes.set_yticks(np.arange(0.5, num_classes - 1), minor=True)
+    for (row, column), count in np.ndenumerate(counts.numpy()):
+        if row == column:
+            axes.text(column, row, f"{count:,}", ha="center", va="center", color=GRAY, size=9)
+        elif count:
+            color = "white" if count > 0.5 * most else INK
+            axes.text(column, row, f"{count:,}", ha="center", va="center", color=color)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(range(10))
+        axis.set_ticks(np.arange(0.5, 9), minor=True)
     axes.grid(which="minor")
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
@@ -74,19 +69,18 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int = 10) -
 
 
 @house_style()
-def class_accuracy(predicted: Tensor, labels: Tensor, num_classes: int = 10) -> "Figure":
+def class_accuracy(predicted: Tensor, labels: Tensor) -> "Figure":
     """Return a figure of each class's accuracy with its 95% interval.
 
     Args:
-        predicted: int `(N,)`.
-        labels: int `(N,)`.
-        num_classes: Number of classes; those without images have no dot.
+        predicted: int `(N,)`, 0 to 9.
+        labels: int `(N,)`, 0 to 9.
 
     Returns:
-        One panel with a dot for each class.
+        One panel with a dot for each class that has images.
     """
-    counts = torch.bincount(labels, minlength=num_classes).numpy()
-    hits = torch.bincount(labels[predicted == labels], minlength=num_classes).numpy()
+    counts = torch.bincount(labels, minlength=10).numpy()
+    hits = torch.bincount(labels[predicted == labels], minlength=10).numpy()
     (present,) = counts.nonzero()
     accuracies = hits[present] / counts[present]
     low, high = wilson_interval(hits[present], counts[present])
@@ -106,7 +100,7 @@ def class_accuracy(predicted: Tensor, labels: Tensor, num_classes: int = 10) -> 
         axes.annotate(
             errors, (1.02, y), xycoords=("axes fraction", "data"), va="center", size=9, color=GRAY
         )
-    axes.set_yticks(range(num_classes))
+    axes.set_yticks(range(10))
     axes.invert_yaxis()
     axes.grid(axis="x")
     axes.set_xlim(right=100 + 0.02 * (100 - 100 * low.min()))
@@ -200,23 +194,21 @@ def attribution(
 
 
 @house_style()
-def reliability(probabilities: Tensor, labels: Tensor, num_bins: int = 15) -> "Figure":
+def reliability(probabilities: Tensor, labels: Tensor) -> "Figure":
     """Return a reliability diagram: how often the network is right, by its confidence.
 
     Args:
         probabilities: float `(N, 10)`.
         labels: int `(N,)`.
-        num_bins: Number of bins of equal width, 0 to 1.
 
     Returns:
-        Two panels: accuracy with its 95% interval over mean confidence in each bin, and the number
-        of images in each. The title gives torchmetrics' expected calibration error (l1).
+        Two panels: accuracy with its 95% interval over mean confidence in each of 15 bins, and the
+        number of images in each. The title gives torchmetrics' expected calibration error (l1).
     """
     from torchmetrics.functional.classification import multiclass_calibration_error
 
-    error = multiclass_calibration_error(
-        probabilities, labels, num_classes=probabilities.shape[1], n_bins=num_bins, norm="l1"
-    )
+    num_bins = 15
+    error = multiclass_calibration_error(probabilities, labels, 10, num_bins, norm="l1")
     confidence, predicted = (values.numpy() for values in probabilities.max(dim=1))
     right = predicted == labels.numpy()
     bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)

@@ -46,13 +46,11 @@ def to_mnist(picture: Image.Image) -> Tensor:
     if is_light_on_dark(picture):
         picture = ImageOps.invert(picture)
     ink, box = find_digit(picture)
-    size, scale = (box[2:] - box[:2]).max(), max(picture.size) / SIDE
-    if scale > 1.1 or size < 60:
-        # Look closer at the digit: scaled down with a large sheet, a thin pen is pale.
-        margin = 0.3 * size
-        closer = scale * np.concatenate([box[:2] - margin, box[2:] + margin])
-        low, high = closer.clip(0).round().astype(int).reshape(2, 2)
-        ink, box = find_digit(picture.crop((*low, *np.minimum(high, picture.size))))
+    # Look closer at the digit: scaled down with a large sheet, a thin pen is pale.
+    margin = 0.3 * (box[2:] - box[:2]).max()
+    closer = np.concatenate([box[:2] - margin, box[2:] + margin]) * max(picture.size) / SIDE
+    low, high = closer.clip(0).round().astype(int).reshape(2, 2)
+    ink, box = find_digit(picture.crop((*low, *np.minimum(high, picture.size))))
     left, top, right, bottom = box
 
     # Scaling would turn a thin stroke pale.
@@ -66,7 +64,7 @@ def to_mnist(picture: Image.Image) -> Tensor:
 def _place(ink: np.ndarray) -> np.ndarray:
     """Scale a digit that fills its array to 20 pixels, and center it in 28x28."""
     small = np.asarray(fit(Image.fromarray(ink), 20))
-    small = (small / max(np.quantile(small, 0.99), small.max() / 2)).clip(0, 1)
+    small = small / small.max()
     height, width = small.shape
     corner = 14 - np.array(ndimage.center_of_mass(small))
     row, column = corner.round().astype(int).clip(0, (28 - height, 28 - width))

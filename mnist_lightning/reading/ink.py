@@ -49,7 +49,7 @@ def find_digit(picture: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     noise = level - lowest
     if contrast < max(MIN_CONTRAST, 4 * noise):
         raise UserError("there is no ink on the picture, or too pale a one")
-    inked = depth > max(0.4 * contrast, 3 * noise)
+    inked = depth > 0.4 * contrast
 
     height, width = depth.shape
     padding = ((0, -height % CELL), (0, -width % CELL))
