@@ -104,6 +104,15 @@ def test_a_folder_of_checkpoints_that_cannot_be_read_is_an_error_to_auto(
     assert message == f"error: {FOLDER}: No such file or directory"
 
 
+def test_a_damaged_file_in_no_run_is_named_alone(
+    tmp_path: Path, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.ckpt").write_text("")
+    message = fit(monkeypatch, root, "--ckpt_path=x.ckpt")
+    assert message == "error: x.ckpt is damaged or not a checkpoint"
+
+
 # -- two runs at one instant
 
 
