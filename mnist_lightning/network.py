@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from mnist_lightning.errors import UserError
 
-# How far the views of an image are shifted, by (right, down) pixels. The image itself is the last,
-# so that what a layer has put out last is of it.
+# Shifts of an image's views, (right, down) in pixels. The image itself comes last, so that each
+# layer's last output belongs to it.
 VIEWS = (1, 0), (-1, 0), (0, 1), (0, -1), (0, 0)
 
 
@@ -136,7 +136,7 @@ class Ensemble(nn.Module):
     """Independent networks whose answer is the mean of their probabilities.
 
     Args:
-        networks: Its members; those of an ensemble among them count one by one.
+        networks: Its members; an ensemble among them adds its own members.
 
     Attributes:
         members: The networks, one by one.
@@ -155,7 +155,7 @@ class Ensemble(nn.Module):
         self.no_digit_below = sum(thresholds) / len(thresholds)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return what all members together say, or in training what each says of its own images.
+        """Return the ensemble's logits, or in training each member's logits for its own images.
 
         Args:
             pixels: Float `(B, 1, 28, 28)` in [0, 1]. In training they are B images for each of the

@@ -1,4 +1,3 @@
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -7,7 +6,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import CONFIGS, call
+from conftest import CONFIGS, call, run
 
 from mnist_lightning.checkpoint import PRETRAINED, load, to_safetensors
 from mnist_lightning.commands.export import MARK, largest_difference, to_pt2
@@ -20,8 +19,7 @@ from mnist_lightning.network import ConvNet, to_pixels
 def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the shipped network as ONNX, made by the real command."""
     folder = tmp_path_factory.mktemp("export")
-    command = [sys.executable, "-m", "mnist_lightning", "export", "model.onnx"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    done = run("export", "model.onnx", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "arn" not in done.stderr  # no warning
     assert "the same digits as torch for all 10,000 test images" in done.stdout

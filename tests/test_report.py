@@ -1,8 +1,6 @@
 import base64
 import re
 import shutil
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import call
+from conftest import call, run
 from PIL import Image
 from torch import nn
 
@@ -44,8 +42,7 @@ def made(smoke: Path, root: str, tmp_path_factory: pytest.TempPathFactory) -> An
     """Return the report on a finished run, made by the real command."""
     cwd = tmp_path_factory.mktemp("report")
     options = ["--ckpt_path", smoke / CHECKPOINT, "--data_root", root, "--layer", "relu2"]
-    command = [sys.executable, "-m", "mnist_lightning", "report", *map(str, options)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    done = run("report", *options, cwd=cwd)
     assert done.returncode == 0, done.stderr
     assert not re.search(r"\.py:\d|warn", done.stderr, re.I)
     assert done.stdout == "wrote report/report.html and 10 figures beside it\n"

@@ -92,7 +92,7 @@ class Parser(LightningArgumentParser):
 
 
 class CLI(LightningCLI):
-    """fit, validate, test and predict, with a checkpoint's own settings where one is given."""
+    """fit, validate, test and predict, with a checkpoint's own settings if one is given."""
 
     trainer: Trainer
 
@@ -218,6 +218,6 @@ def _while_restoring(error: Exception) -> bool:
 
 
 def _explain_once(failure: threading.ExceptHookArgs) -> None:
-    # Where its thread can't write a file, TensorBoard raises the same error in the main one.
+    # If its thread can't write a file, TensorBoard raises the same error in the main one.
     if not isinstance(failure.exc_value, OSError):
         threading.__excepthook__(failure)

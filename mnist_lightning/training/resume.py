@@ -13,7 +13,7 @@ from mnist_lightning.errors import UserError
 from mnist_lightning.runs import newest_checkpoint, run_folder, version_folder, versions
 from mnist_lightning.text import printable
 
-# Where the data lie and how they are cut for evaluation are no part of what a checkpoint is.
+# Settings that may differ from the checkpoint's.
 FREE_DATA_SETTINGS = {"root", "eval_batch_size"}
 # What `validate`, `test` and `predict` must know to read the images that the run did.
 IMAGE_SETTINGS = {"dataset", "val_size", "train_size", "split_seed"}
@@ -52,7 +52,7 @@ def use_checkpoint(subcommand: str, config: Namespace, given: Namespace) -> Star
     Raises:
         FileNotFoundError: If there is no such file.
         OSError: If a folder that is to be looked through can't be read.
-        UserError: If none is named where one is needed, it is damaged or not of this project, or
+        UserError: If none is named but one is needed, it is damaged or not of this project, or
             what was given contradicts it.
     """
     if config.ckpt_path is None and subcommand != "fit":
@@ -136,7 +136,7 @@ def _read(path: str, subcommand: str) -> Start:
 def _take(
     part: str, saved: dict[str, Any], config: Namespace, given: Namespace, refuse: bool
 ) -> None:
-    """Put a checkpoint's settings where the user gave none; refuse or report a contradiction."""
+    """Take a checkpoint's settings that the user did not give; refuse or report contradictions."""
     for name, value in saved.items():
         key = f"{part}.{name}"
         value = tuple(value) if isinstance(value, list) else value  # as the command line reads it
