@@ -63,8 +63,7 @@ def to_mnist(picture: Image.Image) -> Tensor:
 
 def _place(ink: np.ndarray) -> np.ndarray:
     """Scale a digit that fills its array to 20 pixels, and center it in 28x28."""
-    small = np.asarray(fit(Image.fromarray(ink), 20))
-    small = small / small.max()
+    small = np.asarray(fit(Image.fromarray(ink), 20)).clip(0, 1)  # bicubic scaling overshoots
     height, width = small.shape
     corner = 14 - np.array(ndimage.center_of_mass(small))
     row, column = corner.round().astype(int).clip(0, (28 - height, 28 - width))
