@@ -72,7 +72,7 @@ def _largest_parts(cells: np.ndarray) -> np.ndarray:
     labels, _ = ndimage.label(cells > 0, structure=np.ones((3, 3)))  # corners touch too
     weights = np.bincount(labels.ravel(), cells.ravel())
     weights[np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))] /= 20
-    return (weights >= 0.1 * weights.max())[labels] & (labels > 0)
+    return (weights >= 0.1 * weights.max())[labels]  # background weighs nothing
 
 
 def stroke_width(ink: np.ndarray) -> float:
