@@ -1,4 +1,6 @@
 import csv
+import json
+import re
 import sys
 from pathlib import Path
 
@@ -112,7 +114,37 @@ def test_another_split_for_test_is_reported(
     assert call(monkeypatch, "validate", "--data.val_size=400", *where) == 0
     captured = capsys.readouterr()
     assert "note: data.val_size is 400 here and 500 in the checkpoint" in captured.err
-    assert "val/accuracy" in captured.out
+    assert re.fullmatch(
+        r"\d+ of 400 validation images misread, 9\d\.\d\d%, loss 0\.\d{4}, "
+        r"calibration error 0\.\d{4}\n",
+        captured.out,
+    )
+
+
+def test_test_writes_its_figures_for_programs(
+    smoke: Path,
+    root: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    where = ["--ckpt_path", smoke / CHECKPOINT, "--data.root", root, "--output=figures.json"]
+    few = ["--data.eval_batch_size=30", "--trainer.limit_test_batches=2"]
+    assert call(monkeypatch, "test", *where, *few) == 0
+    figures = json.loads(Path("figures.json").read_text())
+    assert figures["set"] == "test" and figures["checkpoint"] == str(smoke / CHECKPOINT)
+    assert 58 <= figures["images"] <= 60  # of so few steps
+    assert figures["accuracy"] == pytest.approx(1 - figures["errors"] / figures["images"])
+    said = f"{figures['errors']} of {figures['images']} test images misread, "
+    assert capsys.readouterr().out.startswith(said)
+
+    assert call(monkeypatch, "test", *where, *few) == 0  # replaces its own file
+    Path("figures.json").write_text('{"mine": 1}')
+    message = str(call(monkeypatch, "test", *where, *few))
+    assert message.startswith("error: figures.json exists and bears no mark of mnist_lightning")
+    assert Path("figures.json").read_text() == '{"mine": 1}'
+    assert call(monkeypatch, "test", *where, *few, "--overwrite=true") == 0
 
 
 def test_validate_without_validation_images_is_refused(
@@ -224,7 +256,8 @@ def test_a_flag_after_a_config_wins(
 @pytest.mark.parametrize(
     ("flag", "rates"),
     [
-        ("--trainer.callbacks=[]", [10]),
+        ("--trainer.callbacks=[]", []),  # a test's output is no terminal
+        ("--trainer.enable_progress_bar=true", [10]),
         ("--trainer.enable_progress_bar=false", []),
         ("--trainer.callbacks+=TQDMProgressBar", [1]),
     ],

@@ -1,13 +1,20 @@
 """The lines that stay on the screen."""
 
+import fcntl
+import os
 import re
+import struct
+import sys
+import termios
 from pathlib import Path
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.training.classifier import MNISTClassifier
+from mnist_lightning.training.progress import Bar, has_room_for_a_bar, say, sentence
 from mnist_lightning.training.trainer import Trainer
 
 
@@ -27,12 +34,66 @@ def test_each_epoch_leaves_a_line_with_the_figures_that_it_has(
     )
     data = MNISTDataModule(root, train_size=256, val_size=100, batch_size=64)
     trainer.fit(MNISTClassifier(channels=(2, 4), hidden=8), data)
-    first, second = (
-        line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")
-    )
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    start, first, second = captured.out.splitlines()
+    assert re.fullmatch(r"training [\d,]+ parameters on cpu, epochs 0 to 1 of 4 batches", start)
     found = re.fullmatch(r"epoch 0  train loss (\d\.\d{4})  \d+ s", first)
     assert found and 1.5 < float(found[1]) < 4  # near chance, ln 10, and not half of it
     assert re.fullmatch(
         r"epoch 1  train loss \d\.\d{4}  val loss \d\.\d{4}  val \d+\.\d\d%  \d+ errors  \d+ s",
         second,
     )
+
+
+def test_a_bar_wants_a_terminal_with_a_width(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not has_room_for_a_bar()
+    with (tmp_path / "log").open("w") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        assert not has_room_for_a_bar()
+    master, slave = os.openpty()
+    with open(master, "rb", buffering=0), open(slave, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        for columns in (80, 0):
+            fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+            assert has_room_for_a_bar() == (columns > 0)
+
+
+def test_nothing_is_written_into_a_bars_line(
+    root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Failing(MNISTClassifier):
+        def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
+            say("a line")
+            if batch_idx == 12:
+                raise RuntimeError("a bug")
+
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=1,
+        enable_progress_bar=True,
+        enable_checkpointing=False,
+        logger=False,
+        default_root_dir=tmp_path,
+    )
+    with pytest.raises(RuntimeError, match="a bug"):
+        data = MNISTDataModule(root, train_size=256, val_size=100, batch_size=8)
+        trainer.fit(Failing(channels=(2, 4), hidden=8), data)
+    out = capsys.readouterr().out
+    assert "Epoch 0" in out
+    # What a terminal shows of each line: what comes after its last carriage return.
+    shown = [line.rpartition("\r")[2] for line in out.split("\n")]
+    assert shown.count("a line") == 13 and shown[-1].strip() == ""
+    assert isinstance(trainer.progress_bar_callback, Bar)
+    assert not list(tqdm._instances)
+
+
+def test_figures_are_said_in_words_and_others_follow() -> None:
+    figures = {"accuracy": 0.9955, "errors": 45, "images": 10_000, "loss": 0.01418, "f1": 0.5}
+    assert sentence({**figures, "calibration_error": 0.0021}, "test") == (
+        "45 of 10,000 test images misread, 99.55%, loss 0.0142, calibration error 0.0021, f1 0.5"
+    )
+    assert sentence({}, "test") == ""

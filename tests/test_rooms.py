@@ -33,9 +33,9 @@ ORDER = {
     "figures": ["style", "measures", "learned", "evaluation", "curves", "__init__"],
     "reading": ["picture", "ink", "convention", "reader"],
     "training": [
+        "progress",
         "saving",
         "speed",
-        "progress",
         "trainer",
         "tensorboard",
         "classifier",

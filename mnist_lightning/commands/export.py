@@ -119,7 +119,7 @@ def largest_difference(network: Run, exported: Run) -> float:
     """
     images, _ = read_test_set()
     largest, differing = 0.0, 0
-    for part in tqdm(images.split(1000), "compare", leave=False):
+    for part in tqdm(images.split(1000), "compare", leave=False, disable=None):
         pixels = to_pixels(part)
         with torch.inference_mode():
             expected, actual = network(pixels), exported(pixels)

@@ -63,7 +63,7 @@ def read_files(
         were read a thumbnail in RGB.
     """
     images, thumbnails, errors = {}, {}, {}
-    for name in tqdm(names, "read", delay=2, leave=False):  # shown after 2 seconds
+    for name in tqdm(names, "read", delay=2, leave=False, disable=None):  # on a terminal, after 2 s
         try:
             picture = open_picture(_standard_input() if name == "-" else name)
             images[name] = to_mnist(picture)

@@ -76,14 +76,14 @@ def _make(paths: list[str], output_dir: Path, layer: str | None, root: Path) -> 
     pixels = to_pixels(images)
     curves = read_curves(run_folder(paths[0])) if run else {}
 
-    parts = tqdm(pixels.split(500), desc="reading the images", leave=False)
+    parts = tqdm(pixels.split(500), desc="reading the images", leave=False, disable=None)
     with torch.inference_mode():
         logits = torch.cat([network(part) for part in parts])
     logits = logits.clone()  # inference tensors can't be used for gradients
     drawings = _drawings(network, pixels, labels, logits.softmax(dim=1), layer)
     drawings |= _drawings_of_run(run, curves, pixels[:2])
     drawn = {}
-    for name, draw in tqdm(drawings.items(), desc="drawing", leave=False):
+    for name, draw in tqdm(drawings.items(), desc="drawing", leave=False, disable=None):
         figure = draw()
         title, subtitle = (text.get_text() for text in figure.texts[:2])
         drawn[name] = (figures.to_png(figure), f"{title}: {subtitle}")

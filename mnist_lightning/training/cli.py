@@ -13,7 +13,6 @@ Afterwards:
     python -m mnist_lightning predict --ckpt_path runs/base/version_0/checkpoints/best.ckpt
 """
 
-import logging
 import os
 import shlex
 import sys
@@ -27,6 +26,7 @@ from jsonargparse.typing import restricted_number_type
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from tqdm import tqdm
 
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.errors import UserError
@@ -34,6 +34,7 @@ from mnist_lightning.runs import run_folder
 from mnist_lightning.text import printable, this_python
 from mnist_lightning.training import tensorboard
 from mnist_lightning.training.classifier import MNISTClassifier
+from mnist_lightning.training.progress import drop_unwanted_lines, say, sentence
 from mnist_lightning.training.resume import is_tensorboard, use_checkpoint
 from mnist_lightning.training.speed import keep_freed_memory
 from mnist_lightning.training.trainer import Trainer
@@ -53,6 +54,7 @@ def main() -> None:
     """Run fit, validate, test or predict, and end on a user's mistake with one line."""
     keep_freed_memory()
     _silence_what_no_user_can_change()
+    warnings.showwarning = _show_warning
     threading.excepthook = _explain_once
     try:
         CLI(
@@ -192,12 +194,10 @@ class CLI(LightningCLI):
         score = kept[0].best_model_score
         if score is not None:
             num = len(self.datamodule.val_indices)  # whole writers are seldom just val_size
-            misread = f"{round((1 - float(score)) * num):,} of {num:,} validation images misread"
-            print(f"\nbest epoch  {misread}, {float(score):.2%} right")
-        else:
-            print()
+            figures = {"errors": round((1 - float(score)) * num), "images": num}
+            say(f"best epoch  {sentence({**figures, 'accuracy': float(score)}, 'validation')}")
         for name, words in lines.items():
-            print(f"{name:<11} {printable(shlex.join(words))}")
+            say(f"{name:<11} {shlex.join(words)}")
 
 
 def _silence_what_no_user_can_change() -> None:
@@ -205,10 +205,12 @@ def _silence_what_no_user_can_change() -> None:
     warnings.filterwarnings(
         "ignore", message=".*callbacks used to create the checkpoint need to be"
     )
-    unwanted = ("litlogger", "litmodels", "TPU available", "to estimate number of stepping batches")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: not any(words in record.getMessage() for words in unwanted)
-    )
+    drop_unwanted_lines()
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Show a warning without the path of whose code it is, above the bars if there are any."""
+    tqdm.write(f"warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 def _while_restoring(error: Exception) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mnist_lightning.checkpoint import read_checkpoint
 from mnist_lightning.files import replace_file
+from mnist_lightning.training.progress import say
 
 STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")  # Windows has no SIGHUP
 
@@ -190,7 +191,7 @@ class SaveOnSignal(Callback):
         received = self.received or signal.SIGTERM
         if trainer.is_global_zero:
             step = f"stopped by {received.name} after step {trainer.global_step}"
-            print(f"\n{step}; the same command with --ckpt_path auto resumes")
+            say(f"{step}; the same command with --ckpt_path auto resumes")
         # The launcher takes another code of the processes that it started for a crash.
         raise SystemExit(128 + received if trainer.local_rank == 0 else 0)
 

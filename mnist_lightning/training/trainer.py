@@ -1,26 +1,37 @@
 """Trainer: Lightning's, with safe checkpoints, signals and predictions in a file."""
 
 import copy
+import json
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mnist_lightning.data.predictions import MARK, write_predictions
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import check_output
-from mnist_lightning.text import printable
-from mnist_lightning.training.progress import EpochLine
+from mnist_lightning.files import check_output, replace_file
+from mnist_lightning.training.progress import (
+    Bar,
+    EpochLine,
+    drop_unwanted_lines,
+    has_room_for_a_bar,
+    say,
+    sentence,
+)
 from mnist_lightning.training.saving import SafeModelCheckpoint, SaveOnSignal, VerifiedCheckpointIO
 from mnist_lightning.training.speed import Throughput
+
+# How a file of figures is known as ours.
+FIGURES = rb'\A\{\n  "mnist_lightning": "'
 
 TRUE_HALF_OR_DOUBLE = ("64-true", "16-true", "bf16-true")
 
@@ -30,13 +41,14 @@ class Trainer(pl.Trainer):
 
     It keeps `best.ckpt`, by `val/accuracy`, and `last.ckpt`, each whole at any moment; gives each
     run a folder of its own; ends on SIGTERM, SIGHUP or Ctrl-C with `last.ckpt` saved; prints a line
-    an epoch; logs `train/images_per_second`; and `predict` can write a file.
+    an epoch; logs `train/images_per_second`; and `validate`, `test` and `predict` can write a file.
 
     Args:
         callbacks: Callbacks beside those that do this.
         plugins: Lightning's plugins.
         enable_checkpointing: False keeps no checkpoint, and leaves signals to Lightning.
-        enable_progress_bar: Whether to show a progress bar.
+        enable_progress_bar: Whether to show a progress bar; null, on a terminal only.
+        enable_model_summary: Whether to print Lightning's table of the layers.
         settings: All other arguments of Lightning's Trainer.
 
     Raises:
@@ -50,10 +62,12 @@ class Trainer(pl.Trainer):
         plugins: Any = None,
         enable_checkpointing: bool | None = None,
         enable_progress_bar: bool | None = None,
+        enable_model_summary: bool | None = False,
         **settings: Any,
     ) -> None:
         # Lightning 2.6 asks torch about its trees in a way that newer torch calls deprecated.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated.*")
+        drop_unwanted_lines()
         given = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
         always: list[Callback] = []
         self.kept: list[SafeModelCheckpoint] = []
@@ -62,10 +76,11 @@ class Trainer(pl.Trainer):
             last = SafeModelCheckpoint("last")
             self.kept = [best, last]
             always = [SaveOnSignal(last), Throughput(), EpochLine(), *self.kept]
-            has_bar = any(isinstance(callback, ProgressBar) for callback in given)
-            if enable_progress_bar is not False and not has_bar:
-                # Lightning's own draws itself in each step, for 1.5% of its time.
-                always.append(TQDMProgressBar(refresh_rate=10))
+        has_bar = any(isinstance(callback, ProgressBar) for callback in given)
+        if enable_progress_bar is None:
+            enable_progress_bar = has_bar or has_room_for_a_bar()
+        if enable_progress_bar and not has_bar:
+            always.append(Bar())
         self.checkpoint_io = VerifiedCheckpointIO()
         plugins = plugins if isinstance(plugins, list) else [plugins] if plugins else []
         try:
@@ -75,6 +90,7 @@ class Trainer(pl.Trainer):
                 plugins=[*plugins, self.checkpoint_io],
                 enable_checkpointing=enable_checkpointing,
                 enable_progress_bar=enable_progress_bar,
+                enable_model_summary=enable_model_summary,
                 **settings,
             )
         except ValueError as error:  # arguments that do not go together
@@ -105,6 +121,84 @@ class Trainer(pl.Trainer):
                 with suppress(OSError):  # unless the run has left something in it
                     folder.rmdir()
             raise
+
+    def validate(
+        self,
+        model: pl.LightningModule | None = None,
+        dataloaders: Any = None,
+        ckpt_path: str | Path | None = None,
+        verbose: bool = True,
+        datamodule: pl.LightningDataModule | None = None,
+        weights_only: bool | None = None,
+        output: str | Path | None = None,
+        overwrite: bool = False,
+    ) -> Any:
+        """Measure on the validation images as Lightning does, and say the figures in a sentence.
+
+        Args:
+            model: As in Lightning's `validate`, like all that is not named here.
+            dataloaders: The same.
+            ckpt_path: The same.
+            verbose: Whether to say it.
+            datamodule: The same.
+            weights_only: The same; of a checkpoint's file, nothing but weights and settings is
+                ever read.
+            output: A JSON file for the figures.
+            overwrite: Whether to replace a file that mnist_lightning did not write.
+
+        Returns:
+            What Lightning returns: for each dataloader the figures by their names.
+
+        Raises:
+            OSError: If the output can't be written.
+            UserError: If the output can't be written or is a user's own file, which is found out
+                before the work.
+        """
+        _check_figures(output, overwrite, ckpt_path)
+        results = super().validate(
+            model, dataloaders, ckpt_path, False, datamodule, weights_only=weights_only
+        )
+        self._tell("validation", verbose, output, ckpt_path)
+        return results
+
+    def test(
+        self,
+        model: pl.LightningModule | None = None,
+        dataloaders: Any = None,
+        ckpt_path: str | Path | None = None,
+        verbose: bool = True,
+        datamodule: pl.LightningDataModule | None = None,
+        weights_only: bool | None = None,
+        output: str | Path | None = None,
+        overwrite: bool = False,
+    ) -> Any:
+        """Measure on the test images as Lightning does, and say the figures in a sentence.
+
+        Args:
+            model: As in Lightning's `test`, like all that is not named here.
+            dataloaders: The same.
+            ckpt_path: The same.
+            verbose: Whether to say it.
+            datamodule: The same.
+            weights_only: The same; of a checkpoint's file, nothing but weights and settings is
+                ever read.
+            output: A JSON file for the figures.
+            overwrite: Whether to replace a file that mnist_lightning did not write.
+
+        Returns:
+            What Lightning returns: for each dataloader the figures by their names.
+
+        Raises:
+            OSError: If the output can't be written.
+            UserError: If the output can't be written or is a user's own file, which is found out
+                before the work.
+        """
+        _check_figures(output, overwrite, ckpt_path)
+        results = super().test(
+            model, dataloaders, ckpt_path, False, datamodule, weights_only=weights_only
+        )
+        self._tell("test", verbose, output, ckpt_path)
+        return results
 
     def predict(
         self,
@@ -149,8 +243,38 @@ class Trainer(pl.Trainer):
             # Fewer than all if limit_predict_batches leaves some.
             indices = data.predict_indices[: len(probabilities)]
             write_predictions(output, data.predict_images, indices, probabilities)
-            print(f"wrote {printable(str(output))}: {len(probabilities):,} images")
+            say(f"wrote {output}: {len(probabilities):,} images")
         return batches
+
+    def _tell(
+        self,
+        images: str,
+        verbose: bool,
+        output: str | Path | None,
+        ckpt_path: str | Path | None,
+    ) -> None:
+        """Say the figures of the last measurement, and write them for programs."""
+        if not self.is_global_zero:
+            return
+        figures = {
+            name.partition("/")[2] or name: float(f"{float(value):.7g}")  # it is float32
+            for name, value in self.callback_metrics.items()
+        }
+        figures |= {name: int(figures[name]) for name in ("errors", "images") if name in figures}
+        if verbose:
+            say(sentence(figures, images) or f"there are no {images} figures")
+        if output is not None:
+            record = {"mnist_lightning": version("mnist_lightning"), "set": images, **figures}
+            record["checkpoint"] = None if ckpt_path is None else str(ckpt_path)
+            replace_file(Path(output), (json.dumps(record, indent=2) + "\n").encode())
+
+
+def _check_figures(
+    output: str | Path | None, overwrite: bool, ckpt_path: str | Path | None
+) -> None:
+    if output is not None:
+        inputs = [ckpt_path] if ckpt_path else []
+        check_output(Path(output), FIGURES, inputs, overwrite, flag="--overwrite true")
 
 
 def _claim_folder(logger: TensorBoardLogger) -> TensorBoardLogger | None:
