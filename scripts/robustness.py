@@ -1,4 +1,4 @@
-"""Test networks on images that are shifted, rotated, scaled, noisy or covered.
+"""Measure finished networks on test images that are shifted, rotated, scaled, noisy or covered.
 
     python scripts/robustness.py article runs/seeds/article/*/checkpoints/last.ckpt
     python scripts/robustness.py base_60000 runs/seeds/base_60000/*/checkpoints/last.ckpt
@@ -6,19 +6,22 @@
 
 The first argument is the row's name in docs/results/robustness.json; the others are its finished
 runs, which scripts/seeds.py made. Each call, also one without arguments, writes docs/robustness.md
-and its picture from all rows. Nothing is selected by these figures: the grid below was fixed before
-any network was tested on it.
+and its picture from all rows that are there. Nothing is chosen by these figures: the grid below
+was fixed before any network was measured on it.
 """
 
 import argparse
 import json
 import statistics
 import sys
+from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import torch
+from corruptions import CORRUPTIONS, corrupt
+from nondigit_sets import KINDS, nondigit_set
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
@@ -40,7 +43,7 @@ ROWS = {
     "record": "`record.yaml`",
 }
 
-# Kind of change: its unit, and its levels; the first level changes nothing.
+# Kind of change: its unit, and its levels; the first of each changes nothing.
 GRID: dict[str, tuple[str, list[float]]] = {
     "shift": ("pixels to a side", [0, 1, 2, 3, 4, 5]),
     "rotation": ("degrees either way", [0, 10, 20, 30, 40]),
@@ -51,34 +54,27 @@ GRID: dict[str, tuple[str, list[float]]] = {
     "occlusion": ("side of a gray square, pixels", [0, 4, 6, 8, 10]),
 }
 
-TEXT = """# Robustness
+TEMPLATE = """# Robustness
 
-Written by `python scripts/robustness.py`: how finished networks read the 10,000 test images if each
-of them is changed, by torchvision's functions and, for noise and squares, by a line of torch. Half
-of the images are shifted or rotated the other way. Contrast is torchvision's, which moves every
-pixel towards the image's mean gray, so that the background is no longer black.
+Written by `python scripts/robustness.py`.
 
-![Accuracy under seven kinds of change, a line for each network](pictures/robustness.png)
-"""
+Mean over networks of different seeds ({networks}).
 
-END = """On the test images as they are, five epochs with augmentation are no better than five
-without ([results.md](results.md)). Augmentation is for images that are not centered and upright. Of
-images that are shifted by 4 pixels `base.yaml` reads 98.9% with it and 89.8% without, of those
-rotated by 30 degrees 96.2% and 88.5%. It has a price: noise, low contrast and covered digits are
-read worse with it. `record.yaml`, with half of the augmentation ranges, lies between the two in
-most of that.
+## Changed digits
 
-The changes that `base.yaml` saw in training, shifts, rotations and sizes, it reads better than the
-article's network does (but for digits of half the size), and far beyond the ranges of its
-augmentation. The changes that neither saw in training it reads much worse: 20.8% of images with
-noise of 0.3, 17.7% at a contrast of 0.4, 20.4% under a blur of two pixels, where the article's
-network reads 83.6%, 98.9% and 92.4%. The article's is the one without batch norm. In eval mode,
-batch norm subtracts the means of black and sharp images, whatever the image at hand is, and all
-networks with it are worse at these three.
+{grid}
 
-So pictures that are not MNIST's must be made like MNIST's first. That is what `read` and the demo
-do with every picture ([photos.md](photos.md)): they take the paper's gray away and stretch the
-ink to full contrast.
+## MNIST-C
+
+{corruptions}
+
+## What is no digit
+
+{confident}
+
+{accepted}
+
+{refused}
 """
 
 
@@ -88,8 +84,8 @@ def change(pixels: Tensor, kind: str, level: float) -> Tensor:
     Args:
         pixels: float `(B, 1, 28, 28)` in [0, 1].
         kind: A key of `GRID`.
-        level: How much, in its unit. Half of the images are shifted or rotated the other way; noise
-            and the squares' places are the same in every call.
+        level: How much, in its unit. Half of the images are shifted or rotated the other way; the
+            places of noise and squares are the same in every call.
 
     Returns:
         Like `pixels`.
@@ -124,38 +120,100 @@ def change(pixels: Tensor, kind: str, level: float) -> Tensor:
     return torch.cat(halves)
 
 
-def measure(paths: list[str]) -> dict[str, list[list[float]]]:
-    """Return, for each kind of change and each level, the accuracy of each checkpoint."""
+Row = dict[str, dict[str, Any]]
+
+
+def measure(paths: list[str]) -> Row:
+    """Return what each checkpoint does with each set of images.
+
+    Returns:
+        Shares, a list with one of each checkpoint: under `grid`, for each kind of change and each
+        level, the accuracy; under `corruptions`, for each of MNIST-C's, the accuracy; under
+        `confident` and `accepted`, for each kind of what is no digit, the share whose most probable
+        digit has 90% or more, and the share that is not refused; under `refused`, that of real
+        digits that are.
+    """
     images, labels = read_test_set()
     pixels = to_pixels(images)
     networks = [load(path) for path in paths]
-    accuracies: dict[str, list[list[float]]] = {}
+
+    @torch.inference_mode()
+    def answers(pixels: Tensor) -> list[Tensor]:
+        parts = pixels.split(1000)
+        return [torch.cat([network(p).softmax(dim=1) for p in parts]) for network in networks]
+
+    def accuracies(pixels: Tensor) -> list[float]:
+        return [float((a.argmax(dim=1) == labels).float().mean()) for a in answers(pixels)]
+
+    row: Row = {"grid": {}, "corruptions": {}, "confident": {}, "accepted": {}, "refused": {}}
     for kind, (_, levels) in GRID.items():
-        accuracies[kind] = []
-        for level in tqdm(levels, f"{kind:10}"):
-            hits = torch.zeros(len(networks), dtype=torch.int64)
-            for part, part_labels in zip(pixels.split(1000), labels.split(1000), strict=True):
-                changed = change(part, kind, level)
-                with torch.inference_mode():
-                    for i, network in enumerate(networks):
-                        hits[i] += (network(changed).argmax(dim=1) == part_labels).sum()
-            accuracies[kind].append((hits / len(labels)).tolist())
-    return accuracies
+        changed = (change(pixels, kind, level) for level in tqdm(levels, f"{kind:20}"))
+        row["grid"][kind] = [accuracies(each) for each in changed]
+    for kind in tqdm(CORRUPTIONS, "MNIST-C"):
+        corrupted = corrupt(images.double().numpy() / 255, kind)
+        row["corruptions"][kind] = accuracies(torch.from_numpy(corrupted).float().unsqueeze(1))
+    least = [network.no_digit_below for network in networks]
+    for kind in tqdm(KINDS, "no digits"):
+        surest = [a.amax(dim=1) for a in answers(to_pixels(nondigit_set(kind, images, labels)))]
+        row["confident"][kind] = [float((s >= 0.9).float().mean()) for s in surest]
+        row["accepted"][kind] = [
+            float((s >= threshold).float().mean())
+            for s, threshold in zip(surest, least, strict=True)
+        ]
+    row["refused"]["test digits"] = [
+        float((a.amax(dim=1) < threshold).float().mean())
+        for a, threshold in zip(answers(pixels), least, strict=True)
+    ]
+    return row
 
 
-def page(rows: dict[str, dict[str, list[list[float]]]]) -> str:
-    """Return the page: a table with a line for each kind and level, a column for each row."""
-    networks = ", ".join(f"{ROWS[name]}: n = {len(row['shift'][0])}" for name, row in rows.items())
-    head = f"| change | {' | '.join(ROWS[name] for name in rows)} |\n|---|{'---|' * len(rows)}"
-    lines = [TEXT, f"Mean accuracy over networks of different seeds ({networks}).\n", head]
-    for kind, (unit, levels) in GRID.items():
-        for i in sorted(range(len(levels)), key=lambda i: levels[i]):
-            means = [f"{100 * statistics.mean(row[kind][i]):.2f}%" for row in rows.values()]
-            lines.append(f"| {kind}, {levels[i]:g} {unit} | {' | '.join(means)} |")
-    return "\n".join([*lines, "", END])
+def page(rows: dict[str, Row]) -> str:
+    """Return the page: three tables, with a column for each row."""
+    networks = ", ".join(
+        f"{ROWS[name]}: n = {len(row['grid']['shift'][0])}" for name, row in rows.items()
+    )
+
+    def table(title: str, lines: dict[str, list[str]]) -> str:
+        head = f"| {title} | {' | '.join(ROWS[name] for name in rows)} |\n|---|{'---|' * len(rows)}"
+        return "\n".join([head, *(f"| {k} | {' | '.join(v)} |" for k, v in lines.items())])
+
+    def mean(values: list[float] | None, digits: int = 2) -> str:
+        return f"{100 * statistics.mean(values):.{digits}f}%" if values else "not measured"
+
+    grid = {
+        f"{kind}, {levels[i]:g} {unit}": [mean(row["grid"][kind][i]) for row in rows.values()]
+        for kind, (unit, levels) in GRID.items()
+        for i in sorted(range(len(levels)), key=lambda i: levels[i])
+    }
+    grid["**mean**"] = [
+        mean([share for levels in row["grid"].values() for level in levels for share in level])
+        for row in rows.values()
+    ]
+
+    def sets(name: str, kinds: Iterable[str]) -> dict[str, list[str]]:
+        lines = {
+            kind: [mean(row.get(name, {}).get(kind)) for row in rows.values()] for kind in kinds
+        }
+        lines["**mean**"] = [
+            mean([share for shares in row.get(name, {}).values() for share in shares])
+            for row in rows.values()
+        ]
+        return lines
+
+    refused = {
+        "test digits": [mean(row.get("refused", {}).get("test digits")) for row in rows.values()]
+    }
+    return TEMPLATE.format(
+        networks=networks,
+        grid=table("change", grid),
+        corruptions=table("MNIST-C", sets("corruptions", CORRUPTIONS)),
+        confident=table("90% or more", sets("confident", KINDS)),
+        accepted=table("taken for a digit", sets("accepted", KINDS)),
+        refused=table("taken for no digit", refused),
+    )
 
 
-def draw(rows: dict[str, dict[str, list[list[float]]]]) -> Any:
+def draw(rows: dict[str, Row]) -> Any:
     """Return a figure: a panel for each kind of change, a line for each row."""
     from matplotlib.figure import Figure
 
@@ -170,8 +228,8 @@ def draw(rows: dict[str, dict[str, list[list[float]]]]) -> Any:
         panels = figure.subplots(2, 4, sharey=True).flat
         for axes, (kind, (unit, levels)) in zip(panels, GRID.items(), strict=False):
             order = sorted(range(len(levels)), key=lambda i: levels[i])
-            for (name, accuracies), style in zip(rows.items(), cycle(styles), strict=False):
-                means = [100 * statistics.mean(accuracies[kind][i]) for i in order]
+            for (name, row), style in zip(rows.items(), cycle(styles), strict=False):
+                means = [100 * statistics.mean(row["grid"][kind][i]) for i in order]
                 label = ROWS[name].replace("`", "").replace(", ", ",\n")
                 axes.plot([levels[i] for i in order], means, label=label, markersize=4, **style)
             axes.set_title(kind, color=INK, weight="bold")
