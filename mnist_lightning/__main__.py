@@ -20,6 +20,7 @@ TRAINING = {
     "predict": "write a checkpoint's probabilities for each image to a CSV file",
 }
 USE = {
+    "runs": "list your runs, and how good each one is",
     "read": "read the digits in pictures",
     "report": "show what a network learned and where it errs, on one page",
     "export": "write a network for other programs: ONNX, torch.export, safetensors",
@@ -37,7 +38,7 @@ use a trained network:
 
 python -m mnist_lightning COMMAND --help says what a command takes. To begin:
 
-  python -m mnist_lightning fit --config configs/base.yaml
+  python -m mnist_lightning fit
   python -m mnist_lightning test --ckpt_path runs/base/version_0/checkpoints/best.ckpt
   python -m mnist_lightning read photo.jpg
 """

@@ -44,6 +44,7 @@ TYPES = {
     "loops": (dict, dict),
     "optimizer_states": (list, dict),
     "lr_schedulers": (list, dict),
+    "made_with": (dict, object),
 }
 NEEDED = {"epoch", "global_step", "pytorch-lightning_version", "state_dict"}
 

@@ -1,13 +1,19 @@
 """A run's folder: its name, its newest checkpoint and its curves; no Lightning."""
 
+import os
 import re
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from mnist_lightning.checkpoint import read_checkpoint
 from mnist_lightning.errors import UserError
 
 Curves = dict[str, tuple[list[int], list[float]]]
+
+_EVENTS = re.compile(r"events\.out\.tfevents\.(\d{1,11})\.")
 
 
 def version_folder(version: int | str) -> str:
@@ -36,9 +42,7 @@ def versions(folder: Path) -> list[Path]:
 
     def order(run: Path) -> tuple[bool, int]:
         number = re.fullmatch(r"version_(\d+)", run.name)
-        starts = (re.match(r"events\.out\.tfevents\.(\d+)", path.name) for path in _entries(run))
-        start = min((int(time[1]) for time in starts if time), default=0)
-        return bool(number), int(number[1]) if number else start
+        return bool(number), int(number[1]) if number else _start(run)
 
     return sorted((path for path in _entries(folder) if path.is_dir()), key=order, reverse=True)
 
@@ -73,6 +77,74 @@ def newest_checkpoint(run: Path) -> tuple[Path | None, dict[str, Any], list[str]
     return newest, contents, skipped
 
 
+class Run(NamedTuple):
+    """What is known of a run, as far as its files say.
+
+    Attributes:
+        folder: Its folder.
+        started: Local date and time.
+        epochs: How many epochs its newest checkpoint has seen, and how many were planned.
+        accuracy: The best one on validation images, in [0, 1].
+        errors: How many of them were misread then.
+        notes: A line for each file that is damaged.
+    """
+
+    folder: Path
+    started: str | None
+    epochs: str | None
+    accuracy: float | None
+    errors: int | None
+    notes: list[str]
+
+
+def find_runs(folder: Path) -> list[Run]:
+    """Return all runs in a folder, at any depth, those that started last first."""
+    found = []
+    for path, folders, files in os.walk(folder):
+        if "checkpoints" in folders or "config.yaml" in files or any(map(_EVENTS.match, files)):
+            found.append(Path(path))
+            folders.clear()
+    return [_look_at(run) for run in sorted(found, key=lambda run: (-_start(run), run))]
+
+
+def _look_at(folder: Path) -> Run:
+    notes, checkpoint, curves = list[str](), dict[str, Any](), Curves()
+    try:
+        _, checkpoint, notes = newest_checkpoint(folder)
+        curves = read_curves(folder)
+    except (OSError, UserError) as error:
+        notes.append(str(error))
+    start = _start(folder)
+    started = time.strftime("%Y-%m-%d %H:%M", time.localtime(start)) if start else None
+    planned = checkpoint.get("made_with", {}).get("epochs")
+    done = f"{_epochs(checkpoint)}" if checkpoint else None
+    epochs = f"{done} of {planned}" if done and planned else done
+    scores = curves.get("val/accuracy", ([], []))[1] or _best_score(checkpoint)
+    errors = curves.get("val/errors", ([], []))[1]
+    best = max(range(len(scores)), key=scores.__getitem__, default=None)
+    if best is None:
+        return Run(folder, started, epochs, None, None, notes)
+    fits = len(errors) == len(scores)
+    return Run(folder, started, epochs, scores[best], int(errors[best]) if fits else None, notes)
+
+
+def _epochs(checkpoint: dict[str, Any]) -> int:
+    """Return the number of epochs that are done; a checkpoint may be saved within one."""
+    try:
+        return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    except (KeyError, TypeError, ValueError):
+        return checkpoint["epoch"] + 1
+
+
+def _best_score(checkpoint: dict[str, Any]) -> list[float]:
+    """Return the best validation accuracy that a checkpoint remembers, if it does."""
+    for state in checkpoint.get("callbacks", {}).values():
+        score = state.get("best_model_score")
+        if state.get("monitor") == "val/accuracy" and isinstance(score, Tensor):
+            return [float(score)] if score.numel() == 1 else []
+    return []
+
+
 def read_curves(folder: Path) -> Curves:
     """Read the scalars that a run logged from TensorBoard's event files in its folder.
 
@@ -102,6 +174,12 @@ def read_curves(folder: Path) -> Curves:
         values = events.Scalars(name)
         curves[name] = [event.step for event in values], [event.value for event in values]
     return curves
+
+
+def _start(run: Path) -> int:
+    """Return the time at which a run first started, by its event files; 0 if it has none."""
+    starts = (_EVENTS.match(path.name) for path in _entries(run))
+    return min((int(start[1]) for start in starts if start), default=0)
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -1,6 +1,8 @@
 """How values are printed: shares as percentages, names without control characters."""
 
+import re
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 
 
@@ -20,3 +22,11 @@ def this_python() -> str:
     """Return the path of the running Python, relative if it is below the working folder."""
     python = Path(sys.executable)
     return str(python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python)
+
+
+def name_nearest(message: str, help_: str) -> str:
+    """Return a parser's complaint, with the flag of its help that is nearest to an unknown one."""
+    unknown = re.search(r"unrecognized arguments: (--[\w.-]+)", message)
+    flags = re.findall(r"--[\w.]+", help_)
+    near = get_close_matches(unknown[1], flags, n=1) if unknown else []
+    return f"{message}: did you mean {near[0]}?" if near else message

@@ -13,7 +13,6 @@ set's images to runs/seeds/ROW/seed_{seed}/predictions.csv, for another row to t
 
 import argparse
 import json
-import platform
 import shutil
 import statistics
 import subprocess
@@ -32,6 +31,7 @@ from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.runs import read_curves
 from mnist_lightning.training.classifier import MNISTClassifier
+from mnist_lightning.training.record import processor
 
 
 def run(
@@ -125,15 +125,6 @@ def made_with() -> dict[str, Any]:
         "machine": f"{processor()}, {torch.get_num_threads()} threads",
         "versions": {name: version(name) for name in ("torch", "lightning")},
     }
-
-
-def processor() -> str:
-    """Return the name of this machine's processor, and of its GPU if it has one."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else name
 
 
 def show(lines: list[dict[str, Any]]) -> None:

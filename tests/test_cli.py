@@ -228,13 +228,48 @@ def printed(
 def test_base_yaml_states_the_defaults(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    defaults = printed(monkeypatch, capsys)
-    base = printed(monkeypatch, capsys, "--config", CONFIGS / "base.yaml")
-    base["trainer"]["logger"]["init_args"]["name"] = "mnist"
-    assert defaults["trainer"].pop("callbacks") is None
-    (pictures,) = base["trainer"].pop("callbacks")  # the one thing that it adds
-    assert pictures["class_path"] == "mnist_lightning.training.tensorboard.Pictures"
-    assert base == defaults
+    base = printed(monkeypatch, capsys)
+    assert call(monkeypatch, "validate", "--print_config") == 0  # which has no file below it
+    defaults = yaml.safe_load(capsys.readouterr().out)
+    for part in ("model", "data", "seed_everything"):
+        assert base[part] == defaults[part]
+    differ = {name for name, value in base["trainer"].items() if value != defaults["trainer"][name]}
+    assert differ == {"callbacks", "logger", "max_epochs"}
+
+
+def test_a_configuration_is_known_by_its_name_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = printed(monkeypatch, capsys, *SMOKE)
+    monkeypatch.chdir(tmp_path)
+    assert printed(monkeypatch, capsys, "--config", "smoke") == files
+    assert printed(monkeypatch, capsys, "-c=base", "-c=smoke") == files
+    assert call(monkeypatch, "fit", "--config", "smok") != 0
+    assert "smok is no file, and none of article, base, fast" in capsys.readouterr().err
+    Path("smoke").write_text("model: {hidden: 5}")  # a file of one's own comes first
+    assert printed(monkeypatch, capsys, "--config", "smoke")["model"]["hidden"] == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (["fit", "--model.learning_rat=1"], "--model.learning_rate"),
+        (["fit", "--trainer.max_epoch", "3"], "--trainer.max_epochs"),
+        (["test", "--ckptpath", "x"], "--ckpt_path"),
+        (["read", "--shwo", "sheet.png", "7.png"], "--show"),
+        (["report", "--ckpt-path", "x"], "--ckpt_path"),
+        (["export", "--overwrit", "model.onnx"], "--overwrite"),
+        (["demo", "--prot", "80"], "--port"),
+    ],
+)
+def test_a_misspelled_flag_names_the_nearest(
+    arguments: list[str],
+    flag: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call(monkeypatch, *arguments) == 2
+    assert capsys.readouterr().err.endswith(f": did you mean {flag}?\n")
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
@@ -286,4 +321,11 @@ def test_help_fits_on_a_screen(
     assert all(name in out for name in ("fit", "validate", "test", "predict"))
     assert out.count("\n") < 40
     assert call(monkeypatch, "fit", "--help") == 0
-    assert "--data.shear SHEAR" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    flags = re.findall(r"^  (?:-c \w+, )?--([\w.]+)", out, re.M)
+    own = [flag for flag in flags if flag.startswith(("model.", "data."))]
+    lightnings = [flag for flag in flags if flag.startswith("trainer.")]
+    assert flags.index(own[-1]) < flags.index(lightnings[0])
+    assert lightnings[: len(cli.DAILY)] == cli.DAILY
+    assert "--data.shear SHEAR" in out and "`auto`: from the newest" in " ".join(out.split())
+    assert all(word not in out.split("--model")[0] for word in ("registry", "hpc", "URL"))

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,14 @@ def test_fit_puts_all_it_makes_in_one_folder(smoke: Path) -> None:
     assert {"config.yaml", "checkpoints"} < names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    config = yaml.safe_load((folder / "config.yaml").read_text())
+    text = (folder / "config.yaml").read_text()
+    about = dict(re.findall(r"^# ([\w .]+): (.*)$", text, re.M))
+    assert about["epochs"] == "2" and about["seed"] == "42" and about["threads"].isdigit()
+    assert "model.channels=(8,16)" in about["differs from base.yaml"]
+    assert f"torch {version('torch')}" in about["versions"]
+    kept = read_checkpoint(folder / "checkpoints/last.ckpt")["made_with"]
+    assert {name: str(value) for name, value in kept.items()} == about
+    config = yaml.safe_load(text)
     assert yaml.safe_load((folder / "hparams.yaml").read_text())["channels"] == [8, 16]
     assert config["model"]["channels"] == [8, 16] and config["seed_everything"] == 42
 
@@ -195,7 +203,12 @@ def test_the_wheel_trains_outside_the_repository(tmp_path: Path) -> None:
     build = ["--no-deps", "--no-build-isolation", "--target", str(site), str(REPOSITORY)]
     subprocess.run([*pip, *build], check=True)  # builds a wheel, and unpacks it there
 
-    one_step = ["--trainer.max_steps=1", "--data.train_size=64", "--data.val_size=10"]
+    one_step = [
+        "--config=smoke",
+        "--trainer.max_steps=1",
+        "--data.train_size=64",
+        "--data.val_size=10",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "mnist_lightning", "fit", *one_step],
         cwd=tmp_path,
@@ -205,7 +218,7 @@ def test_the_wheel_trains_outside_the_repository(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "data/MNIST/raw/train-images-idx3-ubyte").stat().st_size == 47_040_016
-    assert (tmp_path / "runs/mnist/version_0/checkpoints/last.ckpt").exists()
+    assert (tmp_path / "runs/smoke/version_0/checkpoints/last.ckpt").exists()
 
 
 @pytest.mark.slow

@@ -28,12 +28,13 @@ MAY_KNOW = {
 }
 # In each wing leaves first: a module may import those before it.
 ORDER = {
-    "commands": ["terminal", "read", "report", "export", "server", "demo"],
+    "commands": ["terminal", "runs", "read", "report", "export", "server", "demo"],
     "data": ["nondigits", "augment", "batches", "predictions", "datasets", "module"],
     "figures": ["style", "measures", "learned", "evaluation", "curves", "__init__"],
     "reading": ["picture", "ink", "convention", "reader"],
     "training": [
         "progress",
+        "record",
         "saving",
         "speed",
         "trainer",
@@ -94,7 +95,7 @@ def test_a_room_knows_only_whom_it_may(path: Path) -> None:
         ("from mnist_lightning import load, read", ["lightning", "torchvision", "matplotlib"]),
         *(
             (f"import mnist_lightning.commands.{name}", ["lightning", "torchvision", "matplotlib"])
-            for name in ("read", "report", "export", "demo")
+            for name in ("runs", "read", "report", "export", "demo")
         ),
     ],
 )

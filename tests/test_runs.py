@@ -1,10 +1,13 @@
 import os
+import shutil
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import call
 
-from mnist_lightning.runs import newest_checkpoint, versions
+from mnist_lightning.runs import find_runs, newest_checkpoint, versions
 
 
 def save(path: Path, step: int) -> None:
@@ -17,8 +20,8 @@ def test_the_newest_checkpoint_is_the_one_with_the_most_steps(tmp_path: Path) ->
     folder = tmp_path / "checkpoints"
     for step, name in ((30, "best"), (20, "last"), (9, "old")):
         save(folder / f"{name}.ckpt", step)
-    for time, name in ((1, "best"), (2, "last"), (4_000_000_000, "old")):  # of the year 2096
-        os.utime(folder / f"{name}.ckpt", (time, time))
+    for seconds, name in ((1, "best"), (2, "last"), (4_000_000_000, "old")):  # of the year 2096
+        os.utime(folder / f"{name}.ckpt", (seconds, seconds))
     path, checkpoint, skipped = newest_checkpoint(tmp_path)
     assert path == folder / "best.ckpt" and checkpoint["global_step"] == 30 and not skipped
     save(folder / "last.ckpt", 30)  # of equals, the one that was saved last
@@ -71,3 +74,36 @@ def test_a_folder_of_checkpoints_that_cannot_be_read_is_an_error(kind: str, tmp_
         folder.symlink_to("checkpoints" if kind == "a loop" else "nowhere")
     with pytest.raises(OSError, match="checkpoints"):
         newest_checkpoint(tmp_path)
+
+
+def test_runs_are_listed_as_far_as_their_files_say(
+    smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(smoke / "runs/smoke/version_0", tmp_path / "runs/deep/er/one")
+    # Earlier versions said less; a run that was killed in its first epoch, hardly anything.
+    save(tmp_path / "runs/old/version_0/checkpoints/last.ckpt", 6)
+    killed = tmp_path / "runs/killed"
+    killed.mkdir()
+    (killed / "events.out.tfevents.4000000000.host.1.0").write_bytes(b"\0" * 20)
+    (tmp_path / "runs/old/version_0/checkpoints/best.ckpt").write_text("damaged")
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, "runs") == 0
+    captured = capsys.readouterr()
+    assert captured.err == (
+        "note: runs/old/version_0/checkpoints/best.ckpt is damaged or not a checkpoint\n"
+    )
+    _, *lines = [line.split() for line in captured.out.splitlines()]
+    names = [line[0] for line in lines]
+    assert names == ["runs/killed", "runs/deep/er/one", "runs/old/version_0"]
+    date = time.strftime("%Y-%m-%d", time.localtime(4_000_000_000))
+    assert lines[0][1] == date and lines[0][3:] == ["-", "-", "-"]
+    ours, old = find_runs(Path("runs"))[1:]
+    assert ours.epochs == "2 of 2" and ours.accuracy == pytest.approx(1 - ours.errors / 500)
+    assert lines[1][3:] == ["2", "of", "2", f"{ours.accuracy:.2%}", f"{ours.errors}"]
+    assert old.started is None and old.epochs == "2" and old.accuracy == pytest.approx(0.098)
+
+    message = call(monkeypatch, "runs", "elsewhere")
+    assert message == "error: there is no folder elsewhere"
+    Path("elsewhere").mkdir()
+    message = call(monkeypatch, "runs", "elsewhere")
+    assert message == "error: there are no runs in elsewhere: fit makes one"

@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from mnist_lightning import figures
@@ -114,8 +115,21 @@ def test_hparams_are_the_runs_settings_with_its_last_val_accuracy(drawn: Any) ->
     assert start.hparams["batch_norm"].string_value == "True"
     assert start.hparams["channels"].string_value == "[2, 3]"
     assert start.hparams["rotation"].number_value == 8
+    assert start.hparams["epochs"].number_value == 2 and start.hparams["seed"].number_value == 0
+    assert "torch" in start.hparams["versions"].string_value
     # The tab shows the curve's last value, and no made-up one is among them.
     assert all(event.value > 0 for event in drawn.events.Scalars("val/accuracy"))
+
+
+def test_training_and_validation_are_in_one_chart(drawn: Any) -> None:
+    data = drawn.events.summary_metadata["custom_scalars__config__"]
+    assert data.plugin_data.plugin_name == "custom_scalars"
+    (layout,) = drawn.events.Tensors("custom_scalars__config__")
+    (category,) = layout_pb2.Layout.FromString(layout.tensor_proto.string_val[0]).category
+    charts = {chart.title: set(chart.multiline.tag) for chart in category.chart}
+    assert charts == {name: {f"train/{name}", f"val/{name}"} for name in ("loss", "accuracy")}
+    logged = drawn.events.Tags()["scalars"]
+    assert all(tags <= set(logged) for tags in charts.values())
 
 
 def test_the_embedding_is_what_the_hidden_layer_makes_of_validation_images(

@@ -196,6 +196,7 @@ def _page(
 
     settings = run.get("hyper_parameters", {"members": len(members)} | members[0].settings)
     settings = settings | run.get("datamodule_hyper_parameters", {})
+    settings = settings | run.get("made_with", {})  # earlier checkpoints do not say
     rows = "".join(
         f"<tr><th scope=row>{escape(name)}</th><td>{escape(_value(value))}</td></tr>"
         for name, value in settings.items()

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from mnist_lightning.errors import UserError
-from mnist_lightning.text import printable, this_python
+from mnist_lightning.text import name_nearest, printable, this_python
 
 
 class Parser(argparse.ArgumentParser):
@@ -14,7 +14,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print usage and what is wrong, and exit with 2."""
-        super().error(printable(message))
+        super().error(printable(name_nearest(message, self.format_help())))
 
 
 def make_parser(name: str, description: str | None, writes: bool = False) -> Parser:

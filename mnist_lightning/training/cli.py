@@ -2,9 +2,11 @@
 
 On a laptop, on one GPU, on all GPUs of a machine:
 
-    python -m mnist_lightning fit --config configs/base.yaml
-    python -m mnist_lightning fit --config configs/base.yaml --trainer.devices 1
-    python -m mnist_lightning fit --config configs/base.yaml --trainer.devices -1
+    python -m mnist_lightning fit
+    python -m mnist_lightning fit --trainer.devices 1
+    python -m mnist_lightning fit --trainer.devices -1
+
+`base.yaml` is what all settings begin with; `--config fast`, or any file, is laid over it.
 
 The accelerator is chosen by what is there; `--trainer.accelerator cpu|gpu` insists on one.
 Afterwards:
@@ -14,16 +16,20 @@ Afterwards:
 """
 
 import os
+import re
 import shlex
 import sys
 import threading
 import traceback
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import lightning.pytorch as pl
+from jsonargparse import ActionConfigFile, DefaultHelpFormatter, Namespace
 from jsonargparse.typing import restricted_number_type
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
@@ -31,10 +37,11 @@ from tqdm import tqdm
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.runs import run_folder
-from mnist_lightning.text import printable, this_python
+from mnist_lightning.text import name_nearest, printable, this_python
 from mnist_lightning.training import tensorboard
 from mnist_lightning.training.classifier import MNISTClassifier
 from mnist_lightning.training.progress import drop_unwanted_lines, say, sentence
+from mnist_lightning.training.record import made_with
 from mnist_lightning.training.resume import is_tensorboard, use_checkpoint
 from mnist_lightning.training.speed import keep_freed_memory
 from mnist_lightning.training.trainer import Trainer
@@ -44,10 +51,38 @@ sys.modules["mnist_lightning.callbacks"] = tensorboard
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
 
-TENSORBOARD = {
-    "class_path": "TensorBoardLogger",
-    "init_args": {"save_dir": "runs", "name": "mnist", "default_hp_metric": False},
+# The configurations in the package, or in the clone that it is imported from.
+CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = CONFIGS if CONFIGS.is_dir() else Path(__file__).parents[2] / "configs"
+BASE = CONFIGS / "base.yaml"
+
+# What `--help` says of --ckpt_path.
+CKPT_PATH = {
+    "fit": "Resume from this checkpoint's file; `auto`: from the newest one of the run's name, or "
+    "start from scratch if there is none.",
+    "validate": "The checkpoint's file.",
+    "test": "The checkpoint's file.",
+    "predict": "The checkpoint's file.",
 }
+
+# Of the Trainer's many settings, those of daily use, which `--help` shows first.
+DAILY = [
+    f"trainer.{name}"
+    for name in (
+        "max_epochs",
+        "accelerator",
+        "devices",
+        "precision",
+        "logger",
+        "callbacks",
+        "log_every_n_steps",
+        "accumulate_grad_batches",
+        "gradient_clip_val",
+        "max_time",
+        "fast_dev_run",
+        "enable_progress_bar",
+    )
+]
 
 
 def main() -> None:
@@ -61,12 +96,21 @@ def main() -> None:
             MNISTClassifier,
             MNISTDataModule,
             trainer_class=Trainer,
+            save_config_callback=SaveConfig,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"max_epochs": 5, "logger": TENSORBOARD},
             seed_everything_default=42,
             parser_kwargs={
                 "prog": "python -m mnist_lightning",
                 "description": "Train, validate and test a small CNN on MNIST.",
+                "allow_abbrev": False,
+                **{
+                    name: {
+                        "usage": f"python -m mnist_lightning {name} [--SETTING VALUE] ...",
+                        "ckpt_path": text,
+                        "default_config_files": [str(BASE)] if name == "fit" else None,
+                    }
+                    for name, text in CKPT_PATH.items()
+                },
             },
             parser_class=Parser,
             auto_configure_optimizers=False,
@@ -84,19 +128,74 @@ def main() -> None:
         raise UserError(line) from error
 
 
+class Help(DefaultHelpFormatter):
+    """Shows what a user of this project sets before Lightning's many other settings."""
+
+    def add_arguments(self, actions: Iterable[Any]) -> None:
+        """Add arguments, those of daily use first."""
+        order = {name: place for place, name in enumerate(DAILY)}
+        super().add_arguments(sorted(actions, key=lambda each: order.get(each.dest, len(order))))
+
+
+class ConfigFile(ActionConfigFile):
+    """`--config`, which also takes the name of a configuration that the package carries."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
+        """Lay a file over what stands before it."""
+        if re.fullmatch(r"\w+", str(values)) and not Path(values).is_file():
+            shipped = {path.stem: str(path) for path in sorted(CONFIGS.glob("*.yaml"))}
+            if values not in shipped:
+                raise TypeError(f"{values} is no file, and none of {', '.join(shipped)}")
+            values = shipped[values]
+        super().__call__(parser, cfg, values, option_string)
+
+
 class Parser(LightningArgumentParser):
-    """Reports a mistake in one line, without the usage of a hundred options above it."""
+    """Reports a mistake in one line, without the usage of a hundred options above it.
+
+    Args:
+        ckpt_path: What `--help` says of `--ckpt_path`.
+        settings: Those of LightningArgumentParser.
+    """
+
+    def __init__(self, ckpt_path: str = "", **settings: Any) -> None:
+        super().__init__(formatter_class=Help, **settings)
+        self.ckpt_path = ckpt_path
+        self.subparsers: list[Parser] = []
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong, and exit with 2."""
-        self.exit(2, f"error: {printable(' '.join(message.split()))}\n")
+        flags = "".join(each.format_help() for each in [self, *self.subparsers])
+        line = name_nearest(message, flags)
+        self.exit(2, f"error: {printable(' '.join(line.split()))}\n")
         raise AssertionError
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves all settings as config.yaml, under some lines that tell this run from others."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Save them."""
+        self.parser.dump_header = [f"{name}: {value}" for name, value in made_with(trainer).items()]
+        super().setup(trainer, pl_module, stage)
 
 
 class CLI(LightningCLI):
     """fit, validate, test and predict, with a checkpoint's own settings if one is given."""
 
+    parser: Parser
     trainer: Trainer
+
+    def init_parser(self, **settings: Any) -> LightningArgumentParser:
+        """Return a parser with `--config`."""
+        parser = self.parser_class(**settings)
+        parser.add_argument(
+            "-c",
+            "--config",
+            action=ConfigFile,
+            help="A file of settings in YAML, or the name of one that the package carries.",
+        )
+        return parser
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the seed, as a number: Lightning's own argument takes `true`, which means 0."""
@@ -107,12 +206,24 @@ class CLI(LightningCLI):
             help="Seed of the weights, the order of the images, their warps and dropout.",
         )
 
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the settings, Lightning's own last."""
+        parser.add_lightning_class_args(MNISTClassifier, "model")
+        parser.add_lightning_class_args(MNISTDataModule, "data")
+        parser.add_lightning_class_args(Trainer, "trainer")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `--ckpt_path`: Lightning's own help names words that are not taken here."""
+        assert isinstance(parser, Parser)
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help=parser.ckpt_path)
+        self.parser.subparsers.append(parser)
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Return Lightning's subcommands, each with the arguments that are no flags."""
         subcommands = LightningCLI.subcommands()
         subcommands["predict"].add("return_predictions")  # they go to a file
-        return subcommands
+        return {name: {*skipped, "ckpt_path"} for name, skipped in subcommands.items()}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, then take from a checkpoint what was not given, see `use_checkpoint`."""
@@ -136,6 +247,10 @@ class CLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build the trainer, and hand it the checkpoint that was read."""
         super().instantiate_classes()
+        if self.subcommand == "fit":
+            self.trainer.differences = _differences(
+                self.config.fit, self.parser.subparsers[0].get_defaults()
+            )
         if self.start:
             self.trainer.checkpoint_io.already_read[self.start.path] = self.start.checkpoint
 
@@ -170,9 +285,22 @@ class CLI(LightningCLI):
         if not self.datamodule.val_size:
             raise UserError("there are no validation images: data.val_size is 0")
 
-    def predict(self, output: str | None = None, **kwargs: Any) -> None:
+    def fit(self, **settings: Any) -> None:
+        """Train."""
+        self.trainer.fit(**settings, ckpt_path=self.config.fit.ckpt_path)
+
+    def validate(self, **settings: Any) -> None:
+        """Measure on the validation images."""
+        self.trainer.validate(**settings, ckpt_path=self.config.validate.ckpt_path)
+
+    def test(self, **settings: Any) -> None:
+        """Measure on the test images."""
+        self.trainer.test(**settings, ckpt_path=self.config.test.ckpt_path)
+
+    def predict(self, output: str | None = None, **settings: Any) -> None:
         """Write predictions to a file, `predictions.csv` if none is named."""
-        self.trainer.predict(output=output or "predictions.csv", **kwargs)
+        output = output or "predictions.csv"
+        self.trainer.predict(output=output, **settings, ckpt_path=self.config.predict.ckpt_path)
 
     def after_fit(self) -> None:
         """Say where the checkpoint lies, how to test it and how to see the curves."""
@@ -198,6 +326,16 @@ class CLI(LightningCLI):
             say(f"best epoch  {sentence({**figures, 'accuracy': float(score)}, 'validation')}")
         for name, words in lines.items():
             say(f"{name:<11} {shlex.join(words)}")
+
+
+def _differences(config: Namespace, base: Namespace) -> str:
+    """Return the settings in which a run differs from base.yaml, as flags without their dashes."""
+    places = ("config", "ckpt_path", "trainer.logger", "data.root")
+    return " ".join(
+        f"{name}={value!r}".replace(" ", "")
+        for name, value in config.items()
+        if not name.startswith(places) and value != base.get(name)
+    )
 
 
 def _silence_what_no_user_can_change() -> None:

@@ -13,6 +13,14 @@ from torch import Tensor
 from mnist_lightning import figures
 from mnist_lightning.figures.measures import layer_output
 from mnist_lightning.network import networks_of, to_pixels
+from mnist_lightning.training.record import made_with
+
+# The Custom Scalars tab: training and validation in one chart.
+CHARTS = {
+    "training and validation": {
+        name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in ("loss", "accuracy")
+    }
+}
 
 
 class Pictures(Callback):
@@ -21,7 +29,9 @@ class Pictures(Callback):
     - Images tab: at the start, what augmentation makes of a training image; after each epoch, the
       first layer's filters and its feature maps of one image; after each validation, the confusion
       matrix and the mistakes, of all processes' validation images.
-    - Graphs and HParams tabs: the network, and the run's settings beside its last `val/accuracy`.
+    - Custom Scalars tab: loss and accuracy, of training and validation in one chart each.
+    - Graphs and HParams tabs: the network, and the run's settings and what it was made with beside
+      its last `val/accuracy`.
     - Projector tab: at the end, what the hidden layer makes of up to 1,000 images.
 
     Single images are validation images, or training images if none are held out; never test
@@ -46,10 +56,11 @@ class Pictures(Callback):
             warnings.simplefilter("ignore", FutureWarning)
             logger.experiment.add_graph(_copy(pl_module), torch.zeros(1, 1, 28, 28))
 
+        logger.experiment.add_custom_scalars(CHARTS)
         # Not by the logger's `log_hyperparams`, which would put a made-up value into the curve.
         settings = {
             name: value if type(value) in (int, float) else str(value)  # True would be shown as 1
-            for name, value in logger.hparams.items()
+            for name, value in {**logger.hparams, **made_with(trainer)}.items()
         }
         for summary in hparams(settings, {"val/accuracy": 0.0}):
             logger.experiment._get_file_writer().add_summary(summary)

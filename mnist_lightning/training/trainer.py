@@ -27,6 +27,7 @@ from mnist_lightning.training.progress import (
     say,
     sentence,
 )
+from mnist_lightning.training.record import Record
 from mnist_lightning.training.saving import SafeModelCheckpoint, SaveOnSignal, VerifiedCheckpointIO
 from mnist_lightning.training.speed import Throughput
 
@@ -70,12 +71,13 @@ class Trainer(pl.Trainer):
         drop_unwanted_lines()
         given = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
         always: list[Callback] = []
+        self.differences = ""  # from base.yaml, as the command line finds them
         self.kept: list[SafeModelCheckpoint] = []
         if enable_checkpointing is not False:
             best = SafeModelCheckpoint("best", monitor="val/accuracy", mode="max")
             last = SafeModelCheckpoint("last")
             self.kept = [best, last]
-            always = [SaveOnSignal(last), Throughput(), EpochLine(), *self.kept]
+            always = [SaveOnSignal(last), Throughput(), EpochLine(), Record(), *self.kept]
         has_bar = any(isinstance(callback, ProgressBar) for callback in given)
         if enable_progress_bar is None:
             enable_progress_bar = has_bar or has_room_for_a_bar()
