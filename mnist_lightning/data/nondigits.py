@@ -3,14 +3,18 @@
 None of them is taken from a font or another dataset.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 NUM_STROKES, NUM_POINTS = 4, 3  # most strokes of a scribble, each a curve with three points
 NUM_NUMBERS = 4 + 3 * NUM_STROKES * NUM_POINTS
-# Which digits are none once they lie on their side, stand on their head, or are seen in a mirror.
+# Which digits are none once they lie on their side, stand on their head, are seen in a mirror, have
+# a half beside its own mirror image, or lack a side.
 ON_SIDE, ON_HEAD, MIRRORED = (2, 3, 4, 5, 6, 7, 9), (3, 4, 7), (3, 4, 6, 7, 9)
+SYMMETRIC, CUT = (4, 5, 7), (0, 2, 3, 5)
 
 
 def nondigits(pixels: Tensor, labels: Tensor, others: Tensor, numbers: Tensor) -> Tensor:
@@ -19,35 +23,47 @@ def nondigits(pixels: Tensor, labels: Tensor, others: Tensor, numbers: Tensor) -
     Args:
         pixels: float32 `(B, 1, 28, 28)` in [0, 1].
         labels: int64 `(B,)`, their digits.
-        others: A second image for each, likewise.
+        others: A second image for each, like `pixels`.
         numbers: float32 `(B, NUM_NUMBERS)` in [0, 1), what is random in it.
 
     Returns:
-        Like `pixels`: halves at the wrong side, two digits side by side, one over another, patches
-        in disorder, a digit that is turned or mirrored, or a scribble.
+        Like `pixels`: halves at the wrong side or beside their mirror image, two digits side by
+        side, one over another, patches in disorder, a digit that is turned, mirrored or cut, or a
+        scribble.
     """
     made = torch.empty_like(pixels)
     is_scribble = numbers[:, 0] < 0.5
     made[is_scribble] = _scribbles(numbers[is_scribble, 1:])
     pixels, others, numbers = (values[~is_scribble] for values in (pixels, others, numbers))
     labels = labels[~is_scribble]
-    disorder = _disorder(pixels, numbers[:, 1:17])
+    # The right half of one, then the left half of another: two halves of a 0 are no 0.
+    halves = torch.cat([pixels[..., 14:], others[..., :14]], dim=-1)
 
     def instead(turned: Tensor, digits: tuple[int, ...]) -> Tensor:
         is_none = torch.isin(labels, torch.tensor(digits, device=labels.device))
-        return torch.where(is_none[:, None, None, None], turned, disorder)
+        return torch.where(is_none[:, None, None, None], turned, halves)
 
+    left, top = pixels[..., :14], pixels[..., :14, :]
+    angle = 2 * math.pi * numbers[:, 17, None, None, None]
+    places = torch.arange(28, device=pixels.device) - 13.5
+    beyond = (
+        angle.cos() * places[:, None] + angle.sin() * places > 2 * numbers[:, 18, None, None, None]
+    )
     kinds = [
-        # The right half of one, then the left half of another: two halves of a 0 are no 0.
-        torch.cat([pixels[..., 14:], others[..., :14]], dim=-1),
+        halves,
         torch.cat([pixels[..., 14:, :], others[..., :14, :]], dim=-2),
         _side_by_side(F.avg_pool2d(pixels, (1, 2)), F.avg_pool2d(others, (1, 2))),
         _side_by_side(F.avg_pool2d(pixels, 2), F.avg_pool2d(others, 2)),
         torch.maximum(pixels, others.mT.flip(-1)),
+        _disorder(pixels, numbers[:, 1:17]),
         instead(pixels.mT.flip(-1), ON_SIDE),
         instead(pixels.mT.flip(-2), ON_SIDE),
         instead(pixels.flip(-1, -2), ON_HEAD),
         instead(pixels.flip(-1), MIRRORED),
+        instead(torch.cat([left, left.flip(-1)], dim=-1), SYMMETRIC),
+        instead(torch.cat([top, top.flip(-2)], dim=-2), SYMMETRIC),
+        instead(pixels.masked_fill(beyond, 0), CUT),
+        instead(pixels.masked_fill(beyond, 0), CUT),
     ]
     chosen = (2 * (numbers[:, 0] - 0.5) * len(kinds)).long()
     made[~is_scribble] = torch.stack(kinds)[chosen, torch.arange(len(pixels), device=pixels.device)]
