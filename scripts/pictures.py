@@ -22,12 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+import yaml
 from layer_pictures import convolution, image, pooling, relu, softmax
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from mnist_lightning import figures
 from mnist_lightning.checkpoint import load
+from mnist_lightning.data.augment import Augmentation
 from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.errors import UserError
@@ -85,6 +87,8 @@ def main() -> None:
             ),
             "one_cycle": lambda: one_cycle(EPOCHS, len(data.train_dataloader())),
             "augmentation": lambda: augmentation(data, pixels),
+            "looks": lambda: looks(pixels),
+            "standardized": lambda: standardized(pixels),
             "overfitting": overfitting,
             "filters": lambda: figures.filters(member),
             "first_layers": lambda: first_layers(member, pixels),
@@ -152,6 +156,40 @@ def augmentation(data: MNISTDataModule, pixels: Tensor) -> Figure:
     return figures.augmentation(
         pixels[0, 0], data.augmentation.preview(pixels[0], pixels[0], num=19)
     )
+
+
+def looks(pixels: Tensor) -> Figure:
+    """Show an image and what the augmentation of configs/wild.yaml makes of it."""
+    settings = yaml.safe_load(Path("configs/wild.yaml").read_text())["data"]
+    augmentation = Augmentation.of(settings)
+    return figures.augmentation(pixels[0, 0], augmentation.preview(pixels[0], pixels[0], num=19))
+
+
+def standardized(pixels: Tensor) -> Figure:
+    """Show an image at four contrasts and brightnesses, and that standardizing makes them one."""
+    changes = {
+        "as it is": pixels,
+        "contrast 0.4": 0.4 * pixels,
+        "contrast 0.4, brighter": 0.4 * pixels + 0.5,
+        "contrast 0.1": 0.1 * pixels + 0.45,
+    }
+    figure = new_figure(
+        (7.5, 4.2),
+        "Standardizing: four images become the same one",
+        "above, the pixels, 0 to 1; below, less their mean and divided by their standard deviation",
+    )
+    rows = figure.subplots(2, len(changes))
+    for above, below, (name, changed) in zip(*rows, changes.items(), strict=True):
+        mean, deviation = float(changed.mean()), float(changed.std(correction=0))
+        print(f"  {name}: mean {mean:.3f}, standard deviation {deviation:.3f}")
+        above.imshow(changed[0, 0], cmap="gray", vmin=0, vmax=1)
+        below.imshow((changed[0, 0] - mean) / deviation, cmap="gray", vmin=-0.5, vmax=3)
+        above.set_title(name)
+        below.set_title(f"(x − {mean:.2f}) / {deviation:.3f}")
+        for axes in (above, below):
+            axes.set_xticks([])
+            axes.set_yticks([])
+    return figure
 
 
 def overfitting() -> Figure:

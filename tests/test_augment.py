@@ -11,7 +11,7 @@ from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.network import to_pixels
 
 ARTICLE = {"rotation": 8.0, "shift": 0.08, "shear": 0.3, "zoom": 0.08}
-LOOKS = {"noise": 0.3, "blur": 2.0, "contrast": 0.7, "stroke": 1.0, "cover": 8.0}
+LOOKS = {"noise": 0.3, "blur": 2.0, "contrast": 0.7, "stroke": 1.0, "outline": 1.0, "cover": 8.0}
 NOTHING = {"rotation": 0.0, "shift": 0.0, "shear": 0.0, "zoom": 0.0}
 
 
@@ -134,8 +134,8 @@ def test_a_change_of_looks_is_made_to_its_share_of_the_images(
 
 def test_each_change_of_looks_is_what_it_is_called(pixels: torch.Tensor) -> None:
     def change(pixels: torch.Tensor, **strengths: float) -> torch.Tensor:
-        rows = torch.full((len(pixels), 22), 0.5)  # all levels and places at their middle
-        rows[:, 6:11] = 0
+        rows = torch.full((len(pixels), 23), 0.5)  # all levels and places at their middle
+        rows[:, 6:12] = 0
         for name, strength in strengths.items():
             rows[:, 6 + list(LOOKS).index(name)] = strength
         return change_looks(pixels, rows)
@@ -154,6 +154,8 @@ def test_each_change_of_looks_is_what_it_is_called(pixels: torch.Tensor) -> None
     assert change(line, stroke=1)[0, 0, :, 14].sum() == 6  # one more at each side
     assert change(line, stroke=-1)[0, 0, :, 14].sum() == 2
     assert change(line, stroke=-0.5)[0, 0, :, 14].sum() == 3
+    assert change(line, outline=1)[0, 0, :, 14].nonzero().flatten().tolist() == [9, 14]
+    assert change(line, outline=0.6)[0, 0, 11, 14] == pytest.approx(0.4)
     covered = change(torch.zeros_like(pixels), cover=6)  # upright, 17 long, half of it outside
     torch.testing.assert_close(covered[..., 6:22, 11:17], torch.full((64, 1, 16, 6), 0.5))
     assert covered[0].sum() == pytest.approx(0.5 * 6 * 17)

@@ -27,10 +27,10 @@ from mnist_lightning.errors import UserError
 
 # Columns of a row after the six of its matrix: how strong each change is, 0 for none; then places
 # and levels in [0, 1); then what a non-digit is made by, the first of them 0 for a digit.
-NOISE, BLUR, CONTRAST, STROKE, COVER = range(6, 11)
-GRAY, DOWN, RIGHT, ANGLE, LENGTH, OFFSET, NO_DIGIT = range(11, 18)
-LIGHT = slice(18, 22)
-NUMBERS = slice(22, 22 + NUM_NUMBERS)
+NOISE, BLUR, CONTRAST, STROKE, OUTLINE, COVER = range(6, 12)
+GRAY, DOWN, RIGHT, ANGLE, LENGTH, OFFSET, NO_DIGIT = range(12, 19)
+LIGHT = slice(19, 23)
+NUMBERS = slice(23, 23 + NUM_NUMBERS)
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,11 @@ class Augmentation:
         contrast: Largest loss of contrast: 0.7 leaves 0.3 of it at least, at any brightness, which
             may differ from corner to corner.
         stroke: Most that a stroke gets thicker or thinner at each of its sides, in pixels.
+        outline: Largest share of the ink that is taken out of a stroke, of which a line around it
+            is left.
         cover: Largest width of a bar of one gray that lies over the digit, in pixels: a line, a
             patch, a stripe, at any angle and of any length from its width to the image's.
-        changed_share: Share of the images that each of these five changes is made to; so that
+        changed_share: Share of the images that each of these six changes is made to; so that
             several can meet in an image, and many images keep their looks.
         no_digit_share: Share of the images that are turned into what is no digit, and labeled with
             the same probability for each.
@@ -67,6 +69,7 @@ class Augmentation:
     blur: float = 0.0
     contrast: float = 0.0
     stroke: float = 0.0
+    outline: float = 0.0
     cover: float = 0.0
     changed_share: float = 0.25
     no_digit_share: float = 0.0
@@ -80,6 +83,7 @@ class Augmentation:
             "noise": (1, "(of pixels in 0 to 1)"),
             "blur": (14, "pixels"),
             "stroke": (1, "pixel"),
+            "outline": (1, "(a share of the ink)"),
             "cover": (28, "pixels"),
         }
         for name, (most, unit) in ranges.items():
@@ -103,8 +107,7 @@ class Augmentation:
     @property
     def changes(self) -> bool:
         """Whether images change their looks."""
-        strengths = self.noise, self.blur, self.contrast, self.stroke, self.cover
-        return any(strengths) and self.changed_share > 0
+        return any(self._strengths()) and self.changed_share > 0
 
     def table(self, num_images: int, num_copies: int, seed: tuple[int, ...]) -> Tensor:
         """Draw what happens to each image of a dataset in an epoch.
@@ -129,12 +132,12 @@ class Augmentation:
         rng = np.random.default_rng((*seed, 3))
         shape = num_copies, num_images
         numbers = rng.random((*shape, NUMBERS.stop - NOISE), np.float32)
-        chances = rng.random((*shape, 6), np.float32)
-        ranges = [self.noise, self.blur, self.contrast, 2 * self.stroke, self.cover]
-        strengths = numbers[:, :, :5]
-        strengths[:, :, STROKE - NOISE] -= 0.5
-        strengths *= np.array(ranges, np.float32) * (chances[:, :, :5] < self.changed_share)
-        numbers[:, :, NO_DIGIT - NOISE] = chances[:, :, 5] < self.no_digit_share
+        ranges = np.array(self._strengths(), np.float32)
+        chances = rng.random((*shape, len(ranges) + 1), np.float32)
+        strengths = numbers[:, :, : len(ranges)]
+        strengths[:, :, STROKE - NOISE] = 2 * strengths[:, :, STROKE - NOISE] - 1  # either way
+        strengths *= ranges * (chances[:, :, :-1] < self.changed_share)
+        numbers[:, :, NO_DIGIT - NOISE] = chances[:, :, -1] < self.no_digit_share
         return torch.cat([table, torch.from_numpy(numbers)], dim=2)
 
     def __call__(
@@ -181,6 +184,9 @@ class Augmentation:
         copies = image.expand(num, 1, -1, -1), other.expand(num, 1, -1, -1)
         rows = self.table(num, 1, (0,))[0]
         return self(copies[0], torch.zeros(num, dtype=torch.int64), rows, copies[1])[0][:, 0]
+
+    def _strengths(self) -> tuple[float, ...]:
+        return self.noise, self.blur, self.contrast, self.stroke, self.outline, self.cover
 
     def settings(self) -> dict[str, float]:
         """Return the arguments by name."""
@@ -269,6 +275,9 @@ def change_looks(pixels: Tensor, rows: Tensor) -> Tensor:
         + thicker * (_spread(pixels, torch.maximum) - pixels)
         + thinner * (pixels - _spread(pixels, torch.minimum))
     )
+    is_outlined = columns[OUTLINE] > 0
+    around = _spread(pixels, torch.maximum) - columns[OUTLINE] * pixels
+    pixels = torch.where(is_outlined, around, pixels)
 
     places = torch.arange(28, device=pixels.device) + 0.5
     down, right = places[:, None] - 28 * columns[DOWN], places - 28 * columns[RIGHT]

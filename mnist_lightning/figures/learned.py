@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 
 
 @house_style()
-def augmentation(original: Tensor, warped: Tensor) -> "Figure":
-    """Return a figure of an image beside warps of it.
+def augmentation(original: Tensor, changed: Tensor) -> "Figure":
+    """Return a figure of an image beside what augmentation makes of it.
 
     Args:
         original: float `(H, W)` in [0, 1].
-        warped: float `(N, H, W)`: the same image, warped N times.
+        changed: float `(N, H, W)`: the same image, changed N times.
 
     Returns:
-        One panel: the original first, in a frame, then the warps.
+        One panel: the original first, in a frame, then the others.
     """
     from matplotlib.patches import Rectangle
 
-    tiles = torch.cat([original[None], warped])
+    tiles = torch.cat([original[None], changed])
     figure, axes, corners = figure_of_tiles(
         "Every epoch augments each training image anew",
-        f"framed, the original; beside it {len(warped)} draws of rotation, shift, shear and zoom",
+        f"framed, the original; beside it {len(changed)} of the images that training makes of it",
         tiles,
         10,
         **PIXELS,
