@@ -64,6 +64,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load(tmp_path / "x.ckpt")
 
 
+def test_a_newer_safetensors_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as newer:
+        newer.setattr("mnist_lightning.checkpoint.CHECKPOINT_FORMAT", 2)
+        (tmp_path / "x.safetensors").write_bytes(to_safetensors(ConvNet((4,), hidden=16)))
+    with pytest.raises(ValueError, match="x.safetensors was written by a newer mnist_lightning"):
+        load(tmp_path / "x.safetensors")
+
+
 def test_several_files_make_an_ensemble_that_fits_in_one(tmp_path: Path) -> None:
     networks = [ConvNet((4,), hidden=16, views=True).eval(), ConvNet((4, 8), hidden=8).eval()]
     paths = [tmp_path / f"{i}.safetensors" for i in range(2)]

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 
 from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.reading.convention import to_mnist
+from mnist_lightning.reading.ink import stroke_width
 
 
 @pytest.mark.parametrize("invert", [False, True], ids=["light on black", "dark on white"])
@@ -28,6 +29,14 @@ def test_what_the_network_sees_keeps_mnists_convention() -> None:
     for axis in (0, 1):
         assert abs((weights.sum(1 - axis) @ rows) / weights.sum() - 14) <= 0.5
     assert image.max() == 255 and image[0].max() == 0
+
+
+@pytest.mark.parametrize("pen", [2, 6])
+def test_a_thin_stroke_becomes_as_wide_as_mnists(pen: int) -> None:
+    sheet = Image.new("L", (300, 300), 255)
+    ImageDraw.Draw(sheet).line([(80, 50), (220, 50), (140, 250)], 0, pen, joint="curve")
+    ink = to_mnist(sheet).float().numpy() / 255
+    assert stroke_width(ink) == pytest.approx(2.1, abs=0.2)
 
 
 @pytest.mark.parametrize("turns", range(4))
@@ -56,6 +65,7 @@ def blank_sheets() -> dict[str, Image.Image]:
     return {
         "white": Image.new("RGB", (300, 200), "white"),
         "black": Image.new("L", (28, 28)),
+        "a strip": Image.new("L", (9, 4000), 255),
         "clear": Image.new("RGBA", (300, 200)),
         "noise": picture(0.8 + noise),
         "noise and shadow": picture(0.8 * shadow((SIDE, SIDE), rng, 0.7) + noise / 5),

@@ -157,6 +157,15 @@ def test_a_picture_comes_through_standard_input(
     assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["-", "7"]
 
 
+def test_standard_input_without_an_end_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr("mnist_lightning.commands.read.MOST_BYTES", 9)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(bytes(99))))
+    assert call(monkeypatch, "read", "-") == 1
+    assert capsys.readouterr().err == "error: -: standard input has more than 9 bytes\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

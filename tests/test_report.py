@@ -86,10 +86,10 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str) -> list[st
     """Return the command of a report on a network of no run, into the folder `mine`."""
     torch.manual_seed(0)
     monkeypatch.chdir(tmp_path)
-    Path("n.safetensors").write_bytes(to_safetensors(ConvNet((2, 2), 4, batch_norm=False)))
+    Path("n<m.safetensors").write_bytes(to_safetensors(ConvNet((2, 2), 4, batch_norm=False)))
     Path("mine").mkdir()
     where = ["--data_root", root, "--output_dir", "mine"]
-    return ["report", "--ckpt_path", "n.safetensors", *where]
+    return ["report", "--ckpt_path", "n<m.safetensors", *where]
 
 
 def test_a_file_without_a_run_gives_a_report_without_curves_and_replaces_the_last_one(
@@ -104,6 +104,7 @@ def test_a_file_without_a_run_gives_a_report_without_curves_and_replaces_the_las
         *(f"{name}.png" for name in report.FIGURES[:-2]),
     }
     text = Path("mine/report.html").read_text()
+    assert "<code>n&lt;m.safetensors</code>" in text
     assert "no curves" in text and "<th scope=row>hidden</th><td>4</td>" in text
 
 
@@ -116,7 +117,7 @@ def test_a_users_own_files_are_refused_before_the_work(
     message = f"error: mine/{name} exists and bears no mark of mnist_lightning: "
     assert str(call(monkeypatch, *small)).startswith(message)
     Path("mine", name).unlink()
-    Path("mine", name).symlink_to("../n.safetensors")
+    Path("mine", name).symlink_to("../n<m.safetensors")
     message = f"error: mine/{name} is read by this very command: name another file"
     assert call(monkeypatch, *small, "--overwrite") == message
 

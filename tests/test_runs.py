@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import call
+from lightning.pytorch.loggers import TensorBoardLogger
 
-from mnist_lightning.runs import find_runs, newest_checkpoint, versions
+from mnist_lightning.runs import find_runs, newest_checkpoint, version_folder, versions
 
 
 def save(path: Path, step: int) -> None:
@@ -50,6 +51,12 @@ def test_what_is_no_checkpoint_is_passed_over_with_a_note(
     monkeypatch.setattr(Path, "iterdir", list_what_vanishes)
     path, _, (line,) = newest_checkpoint(tmp_path)
     assert path == folder / "best.ckpt" and "vanished.ckpt" in line
+
+
+@pytest.mark.parametrize("version", [0, 3, "mine"])
+def test_a_versions_folder_is_tensorboards(version: int | str, tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path, "name", version)
+    assert Path(logger.log_dir) == tmp_path / "name" / version_folder(version)
 
 
 def test_versions_come_by_number_then_by_the_start_in_their_event_files(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def find_digit(picture: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     # Noise lifts a closing above the paper. The lower quartile is paper, even if a thick digit
     # fills the picture.
     lowest, level = np.quantile(depth, (0.05, 0.25))
-    depth = (depth - level).clip(0)
+    depth -= level
     contrast = np.asarray(Image.fromarray(depth).reduce(2)).max()
     noise = level - lowest
     if contrast < max(MIN_CONTRAST, 4 * noise):
