@@ -44,6 +44,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnist_lightning.runs import newest_checkpoint
+from mnist_lightning.text import this_python
 
 try:
     import fcntl
@@ -62,7 +63,8 @@ try:
     from optuna.trial import FrozenTrial, TrialState
     from sqlalchemy.exc import SQLAlchemyError
 except ModuleNotFoundError as error:
-    sys.exit(f"error: {error.name} is missing: pip install 'mnist_lightning[sweep]'")
+    install = shlex.join([this_python(), "-m", "pip", "install", "optuna"])
+    sys.exit(f"error: {error.name} is missing: {install}")
 
 DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)
 

@@ -46,6 +46,30 @@ def test_each_epoch_leaves_a_line_with_the_figures_that_it_has(
     )
 
 
+def test_an_epoch_resumed_midway_takes_the_time_since_then(
+    root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "logger": False}
+    settings |= {"limit_val_batches": 0, "default_root_dir": tmp_path}
+    data = {"train_size": 256, "val_size": 100, "batch_size": 64}
+
+    class Stopping(MNISTClassifier):
+        def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
+            if batch_idx == 1:
+                self.trainer.save_checkpoint(tmp_path / "mid.ckpt")
+                raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit):
+        model = Stopping(channels=(2, 4), hidden=8)
+        Trainer(**settings, enable_checkpointing=False).fit(model, MNISTDataModule(root, **data))
+    model = MNISTClassifier(channels=(2, 4), hidden=8)
+    Trainer(**settings).fit(model, MNISTDataModule(root, **data), ckpt_path=tmp_path / "mid.ckpt")
+    (seconds,) = re.findall(
+        r"^epoch 0  train loss \d\.\d{4}  (\d+) s$", capsys.readouterr().out, re.M
+    )
+    assert int(seconds) < 1000  # not since the machine was started
+
+
 def test_a_bar_wants_a_terminal_with_a_width(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

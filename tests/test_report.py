@@ -78,6 +78,8 @@ def test_the_page_says_what_was_measured_on_which_images(made: Any, smoke: Path)
     assert "after 80 training steps" in made.text
     assert "<th scope=row>channels</th><td>8, 16</td>" in made.text
     assert "<th scope=row>rotation</th><td>8.0</td>" in made.text
+    assert "<th scope=row>epochs</th><td>2</td>" in made.text
+    assert re.search(r"<th scope=row>versions</th><td>mnist_lightning .*, torch ", made.text)
     assert any("After 80 steps: validation loss" in text for text in made.page.alternatives)
 
 

@@ -131,6 +131,7 @@ class EpochLine(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say what is trained, where and for how long."""
+        self.started = time.perf_counter()  # a run resumed within an epoch does not start one
         num = sum(parameter.numel() for parameter in pl_module.parameters())
         folder = f" in {os.path.relpath(str(trainer.log_dir))}" if trainer.loggers else ""
         place = f"{trainer.strategy.root_device}"
