@@ -30,7 +30,7 @@ def test_fit_puts_all_it_makes_in_one_folder(smoke: Path) -> None:
     text = (folder / "config.yaml").read_text()
     about = dict(re.findall(r"^# ([\w .]+): (.*)$", text, re.M))
     assert about["epochs"] == "2" and about["seed"] == "42" and about["threads"].isdigit()
-    assert "model.channels=(8,16)" in about["differs from base.yaml"]
+    assert "model.channels=[8,16]" in about["differs from base.yaml"]
     assert f"torch {version('torch')}" in about["versions"]
     kept = read_checkpoint(folder / "checkpoints/last.ckpt")["made_with"]
     assert {name: str(value) for name, value in kept.items()} == about

@@ -332,10 +332,18 @@ def _differences(config: Namespace, base: Namespace) -> str:
     """Return the settings in which a run differs from base.yaml, as flags without their dashes."""
     places = ("config", "ckpt_path", "trainer.logger", "data.root")
     return " ".join(
-        f"{name}={value!r}".replace(" ", "")
+        f"{name}={_brief(value)}"
         for name, value in config.items()
         if not name.startswith(places) and value != base.get(name)
     )
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_brief, value))}]"
+    if isinstance(value, Namespace):  # a callback, say
+        return str(value.class_path).rpartition(".")[2]
+    return printable(str(value))
 
 
 def _silence_what_no_user_can_change() -> None:
