@@ -112,7 +112,7 @@ def plain_loop(
             started = started or time.perf_counter()
             lap("index")
             pixels = to_pixels(images)
-            pixels = warp(pixels, *matrices) if matrices else pixels
+            pixels = warp(pixels, matrices[0].unflatten(1, (2, 3))) if matrices else pixels
             lap("warp")
             with torch.autocast(device.type, torch.bfloat16, enabled=case.bfloat16):
                 loss = F.cross_entropy(network(pixels), labels)
