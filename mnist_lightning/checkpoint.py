@@ -26,6 +26,9 @@ CHECKPOINT_FORMAT = 1
 # ConvNet's arguments and their defaults.
 NETWORK_SETTINGS = {name: p.default for name, p in signature(ConvNet).parameters.items()}
 
+# How a network was trained whose file does not say, since the setting came later.
+BEFORE = {"standardize": False}
+
 # Types that a file may hold instead: JSON has no tuples, and a person writes 0 for 0.0.
 ALSO = {tuple: (tuple, list), float: (float, int)}
 
@@ -82,7 +85,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     for name in NEEDED | TYPES.keys() & checkpoint.keys():
         if not _has_type(checkpoint.get(name), *TYPES[name]):
             raise UserError(f"{path} is not a checkpoint of mnist_lightning: look at its {name}")
-    checkpoint["hyper_parameters"] = NETWORK_SETTINGS | checkpoint.get("hyper_parameters", {})
+    saved = checkpoint.get("hyper_parameters", {})
+    checkpoint["hyper_parameters"] = NETWORK_SETTINGS | BEFORE | saved
     _compare(path, *_network_of(checkpoint))
     return checkpoint
 
@@ -200,7 +204,7 @@ def _read_safetensors(path: Path) -> tuple[list[dict[str, Any]], dict[str, Tenso
             raise UserError(f"{path} was written by a newer mnist_lightning: update this one")
         if metadata["sha256"] != _digest(weights):
             raise UserError(f"{path} is damaged: its weights fail their checksum")
-        settings = json.loads(metadata["members"])
+        settings = [BEFORE | member for member in json.loads(metadata["members"])]
     except (OSError, UserError):
         raise
     except MemoryError as error:

@@ -62,7 +62,7 @@ class ConvNet(nn.Sequential):
         convolutions: int = 2,
         kernel_size: int = 3,
         padding: int = 0,
-        standardize: bool = False,
+        standardize: bool = True,
         no_digit_below: float = 0.0,
         views: bool = False,
     ) -> None:
@@ -87,7 +87,7 @@ class ConvNet(nn.Sequential):
 
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         if standardize:
-            layers["standardize"] = nn.InstanceNorm2d(1)
+            layers["standardize"] = nn.LayerNorm((1, 28, 28), elementwise_affine=False)
         in_channels, size, i = 1, 28, 0
         for block, out_channels in enumerate(channels, start=1):
             for number in range(1, convolutions + 1):

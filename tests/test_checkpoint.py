@@ -17,6 +17,15 @@ def test_load_gives_the_network_ready_to_use(smoke: Path) -> None:
     assert torch.equal(network.conv1.weight, weights["network.conv1.weight"])
 
 
+def test_a_network_from_before_standardizing_is_not_standardized(tmp_path: Path) -> None:
+    assert ConvNet().settings["standardize"] is True
+    old = Path(__file__).parent / "format_1.ckpt"
+    assert load(old).settings["standardize"] is False
+    path = tmp_path / "new.safetensors"
+    path.write_bytes(to_safetensors(ConvNet()))
+    assert load(path).settings["standardize"] is True
+
+
 def test_hyperparameters_are_plain(smoke: Path) -> None:
     checkpoint = read_checkpoint(smoke / "runs/smoke/version_0/checkpoints/last.ckpt")
     hparams = checkpoint["hyper_parameters"] | checkpoint["datamodule_hyper_parameters"]
