@@ -1,8 +1,10 @@
 """A run's folder: its name, its newest checkpoint and its curves; no Lightning."""
 
+import csv
 import os
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +12,9 @@ from torch import Tensor
 
 from mnist_lightning.checkpoint import read_checkpoint
 from mnist_lightning.errors import UserError
+
+# Where runs lie that have no name of their own, because no logger of theirs has a folder.
+UNNAMED = Path("runs/mnist")
 
 Curves = dict[str, tuple[list[int], list[float]]]
 
@@ -99,12 +104,22 @@ class Run(NamedTuple):
 
 def find_runs(folder: Path) -> list[Run]:
     """Return all runs in a folder, at any depth, those that started last first."""
+    return [_look_at(run) for run in _folders(folder)]
+
+
+def newest_run(folder: Path) -> Path | None:
+    """Return the folder of the run that started last, of all in a folder that kept a checkpoint."""
+    return next((run for run in _folders(folder) if any(run.glob("checkpoints/*.ckpt"))), None)
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Return the folders of all runs in a folder, those that started last first."""
     found = []
     for path, folders, files in os.walk(folder):
         if "checkpoints" in folders or "config.yaml" in files or any(map(_EVENTS.match, files)):
             found.append(Path(path))
             folders.clear()
-    return [_look_at(run) for run in sorted(found, key=lambda run: (-_start(run), run))]
+    return sorted(found, key=lambda run: (-_start(run), run))
 
 
 def _look_at(folder: Path) -> Run:
@@ -146,7 +161,7 @@ def _best_score(checkpoint: dict[str, Any]) -> list[float]:
 
 
 def read_curves(folder: Path) -> Curves:
-    """Read the scalars that a run logged from TensorBoard's event files in its folder.
+    """Read the scalars that a run logged, from TensorBoard's event files or metrics.csv.
 
     Returns:
         Each curve's steps and values, by name; of a damaged file, those before the damage.
@@ -170,6 +185,14 @@ def read_curves(folder: Path) -> Curves:
     except Exception:  # of many types; after most damage TensorBoard just stops reading
         pass
     curves: Curves = {}
+    table = folder / "metrics.csv"
+    for row in csv.DictReader(table.read_text().splitlines()) if table.is_file() else ():
+        for name, value in row.items():
+            with suppress(TypeError, ValueError):  # no value, or damaged
+                step, number = int(row["step"]), float(value)
+                steps, values = curves.setdefault(name, ([], []))
+                steps.append(step)
+                values.append(number)
     for name in events.Tags()["scalars"]:
         values = events.Scalars(name)
         curves[name] = [event.step for event in values], [event.value for event in values]
@@ -177,9 +200,11 @@ def read_curves(folder: Path) -> Curves:
 
 
 def _start(run: Path) -> int:
-    """Return the time at which a run first started, by its event files; 0 if it has none."""
+    """Return when a run first started, by its event files, or its config.yaml; 0 if unknown."""
+    config = run / "config.yaml"
+    written = int(config.stat().st_mtime) if config.is_file() else 0
     starts = (_EVENTS.match(path.name) for path in _entries(run))
-    return min((int(start[1]) for start in starts if start), default=0)
+    return min((int(start[1]) for start in starts if start), default=written)
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -1,4 +1,5 @@
 import csv
+import warnings
 from contextlib import nullcontext
 from inspect import signature
 from pathlib import Path
@@ -10,8 +11,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import call
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.tuner import Tuner
 
+from mnist_lightning.checkpoint import read_checkpoint, to_safetensors
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.network import ConvNet
@@ -55,6 +63,82 @@ def test_constant_schedule_keeps_the_learning_rate(root: str) -> None:
     watch, data = Watch(), MNISTDataModule(root, train_size=512, val_size=100)
     trainer(max_epochs=1, callbacks=[watch]).fit(small(schedule="constant"), data)
     assert watch.rates == [3e-3] * 4
+
+
+SEARCHES: dict[str, Any] = {
+    "a learning rate": lambda: LearningRateFinder(num_training_steps=16),
+    "a batch size": lambda: BatchSizeFinder(max_trials=6),
+    "an average": lambda: StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=2),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weights_only|.*does not have many workers")
+@pytest.mark.parametrize("schedule", ["one_cycle", "constant"])
+@pytest.mark.parametrize("search", SEARCHES)
+def test_lightnings_callbacks_that_search_or_average_work_with_both_schedules(
+    search: str, schedule: str, root: str, tmp_path: Path
+) -> None:
+    # 16 steps, fewer than the trials for a batch size take together.
+    data = MNISTDataModule(root, train_size=512, val_size=100)
+    run = trainer(max_epochs=4, callbacks=[SEARCHES[search]()], default_root_dir=tmp_path)
+    classifier = small(schedule=schedule, learning_rate=0.02)
+    run.fit(classifier, data)
+    (group,) = run.optimizers[0].param_groups
+    assert (classifier.learning_rate == 0.02) == (search != "a learning rate")
+    assert data.batch_size == data.hparams.batch_size == (64 if search == "a batch size" else 128)
+    if search != "an average":
+        steps = {"a batch size": 32, "a learning rate": 16}[search]
+        assert run.global_step == steps
+        if schedule == "one_cycle":
+            assert group["max_lr"] == classifier.learning_rate
+            assert classifier.lr_schedulers().total_steps == steps  # type: ignore[union-attr]
+        else:
+            assert group["lr"] == classifier.learning_rate
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_tuner_finds_a_rate_that_fit_then_uses(root: str, tmp_path: Path) -> None:
+    data, classifier = MNISTDataModule(root, train_size=512, val_size=100), small()
+    run = trainer(max_epochs=5, default_root_dir=tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = Tuner(run).lr_find(classifier, data, num_training=20)
+        run.fit(classifier, data)
+    assert found and classifier.learning_rate == found.suggestion() != 3e-3
+    assert run.optimizers[0].param_groups[0]["max_lr"] == classifier.learning_rate
+
+
+def test_an_average_of_a_network_without_batch_norm_is_the_last_checkpoint(
+    root: str, tmp_path: Path
+) -> None:
+    average = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    run = Trainer(max_epochs=2, callbacks=[average], default_root_dir=tmp_path, **quiet)
+    classifier = small(batch_norm=False, schedule="constant")
+    run.fit(classifier, MNISTDataModule(root, train_size=256, val_size=100))
+    saved = read_checkpoint(run.kept[1].best_model_path)["state_dict"]
+    assert torch.equal(saved["network.conv1.weight"], classifier.network.conv1.weight)
+
+
+def test_a_new_run_starts_from_a_files_weights(root: str, tmp_path: Path) -> None:
+    data = MNISTDataModule(root, train_size=512, val_size=100)
+    first = small()
+    (tmp_path / "first.safetensors").write_bytes(to_safetensors(first.network))  # type: ignore[arg-type]
+    run = Trainer(logger=False, enable_checkpointing=False, max_epochs=0, accelerator="cpu")
+    second, path = small(), str(tmp_path / "first.safetensors")
+    run.fit(second, data, init_weights=path)
+    assert torch.equal(second.network.conv1.weight, first.network.conv1.weight)
+    with pytest.raises(UserError, match="holds another network than this run's"):
+        run.fit(MNISTClassifier(channels=(2, 3), hidden=4), data, init_weights=path)
+    with pytest.raises(UserError, match="ckpt_path resumes one"):
+        run.fit(second, data, ckpt_path=path, init_weights=path)
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_half_precision_clips_gradients(clip: float | None, root: str) -> None:
+    run = trainer(precision="bf16-mixed", gradient_clip_val=clip, max_epochs=1)
+    run.fit(small(), MNISTDataModule(root, train_size=256, val_size=100))
+    assert run.optimizers[0].defaults["fused"] is (clip is None)
 
 
 def test_every_nth_step_is_logged_as_it_was(root: str, tmp_path: Path) -> None:

@@ -2,18 +2,22 @@ import csv
 import json
 import re
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from conftest import CONFIGS, SMOKE, call
+from conftest import CONFIGS, PLAIN, SMOKE, call
 from lightning.pytorch.callbacks import ProgressBar
 
 from mnist_lightning.checkpoint import read_checkpoint
+from mnist_lightning.runs import read_curves
 from mnist_lightning.training import cli
 
 CHECKPOINT = "runs/smoke/version_0/checkpoints/best.ckpt"
+
+DOWN = ["--trainer.callbacks.monitor=val/loss", "--trainer.callbacks.mode=down"]
 
 
 @pytest.mark.parametrize(
@@ -37,6 +41,9 @@ CHECKPOINT = "runs/smoke/version_0/checkpoints/best.ckpt"
         (["fit", "--trainer.strategy=foo"], "foo"),
         (["fit", "--trainer.precision=bf16-true"], "use 32-true, 16-mixed or bf16-mixed"),
         (["fit", "--trainer.precision=64"], "trainer.precision 64-true: "),
+        (["fit", "--trainer.limit_train_batches=0"], "leaves nothing to train on"),
+        (["fit", "--trainer.logger=CometLogger"], "Requirement 'comet-ml"),
+        (["fit", "--trainer.callbacks+=EarlyStopping", *DOWN], "`mode` can be min, max, got down"),
         (["test"], "test needs --ckpt_path FILE"),
         (["predict"], "predict needs --ckpt_path FILE"),
         (["train"], "there is no command 'train'"),
@@ -76,6 +83,8 @@ def test_a_library_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
         (["fit", "--data.zoom=0"], "data.zoom is 0.0 here and 0.08"),
         (["fit", *SMOKE, "--seed_everything=7"], "has seed 42, this one 7"),
         (["fit", *SMOKE, "--trainer.max_epochs=3"], "ends after 80 steps, this run after 120"),
+        (["fit", *SMOKE, "--trainer.max_epochs=3"], "from its weights, with --init_weights"),
+        (["fit", "--trainer.val_check_interval=9999"], "(9999) must be less than or equal"),
         (["test", "--config", str(CONFIGS / "base.yaml")], "model.channels is (32, 64) here"),
         (["predict", "--output=nowhere/p.csv"], "there is no folder nowhere to write p.csv in"),
         (["predict", "--output=."], ". is a folder: name a file in it"),
@@ -213,6 +222,45 @@ def test_a_schedule_without_an_end_is_refused(
     message = call(monkeypatch, "fit", *arguments, "--trainer.max_time=00:00:00:01")
     assert isinstance(message, str)
     assert message.startswith("error: the one_cycle schedule needs an end: give max_epochs")
+
+
+def test_early_stopping_says_why_it_stopped(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = ["--data.root", root, "--data.train_size=64", "--data.val_size=10"]
+    stop = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
+    stop.append("--trainer.callbacks.stopping_threshold=99")
+    assert call(monkeypatch, "fit", *SMOKE, *few, *stop) == 0
+    out = capsys.readouterr().out
+    assert "\nstopped early, after epoch 0: Stopping threshold reached: val/loss" in out
+    assert "Signaling" not in out
+
+
+@pytest.mark.parametrize("flag", ["enable_checkpointing=false", "barebones=true"])
+def test_a_run_that_keeps_nothing_says_so(
+    flag: str,
+    root: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = ["--data.root", root, "--data.train_size=64", "--data.val_size=10"]
+    with warnings.catch_warnings():  # of barebones: that nothing is logged
+        warnings.simplefilter("ignore")
+        assert call(monkeypatch, "fit", *PLAIN, *few, f"--trainer.{flag}") == 0
+    assert "no checkpoint was kept" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_an_epoch_shorter_than_the_interval_leaves_a_point_in_the_curves(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = ["--data.root", root, "--data.train_size=512", "--trainer.log_every_n_steps=50"]
+    assert call(monkeypatch, "fit", *PLAIN, *few) == 0
+    assert read_curves(Path("runs/smoke/version_0"))["train/loss"][0] == [3, 7]
 
 
 # -- configs

@@ -113,6 +113,76 @@ def test_a_damaged_file_in_no_run_is_named_alone(
     assert message == "error: x.ckpt is damaged or not a checkpoint"
 
 
+def test_a_run_resumes_with_the_learning_rate_that_it_searched_for(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = ["--data.train_size=1280", "--data.val_size=100"]
+    search = [
+        "--trainer.callbacks+=LearningRateFinder",
+        "--trainer.callbacks.num_training_steps=20",
+    ]
+    assert fit(monkeypatch, root, *few, *search) == 0
+    saved = read_checkpoint(f"{FOLDER}/last.ckpt")
+    rate = saved["hyper_parameters"]["learning_rate"]
+    assert rate != 0.03 and saved["optimizer_states"][0]["param_groups"][0]["max_lr"] == rate
+    assert fit(monkeypatch, root, *few, *search, "--ckpt_path=auto") == 0
+    assert "LearningRateFinder does not search again" in capsys.readouterr().err
+    assert read_checkpoint(f"{FOLDER}/last.ckpt")["hyper_parameters"]["learning_rate"] == rate
+
+
+@pytest.mark.parametrize("logger", ["false", "true", "CSVLogger", "[TensorBoardLogger,CSVLogger]"])
+def test_each_run_has_a_folder_and_resumes_in_it_whatever_logs(
+    logger: str,
+    root: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_dir = "[" in logger or "CSV" in logger
+    which = [f"--trainer.logger={logger}"]
+    if save_dir:
+        kinds = [
+            f"{{class_path: {kind}, init_args: {{save_dir: runs, name: {kind}}}}}"
+            for kind in logger.strip("[]").split(",")
+        ]
+        which = [
+            f"--trainer.logger={kinds[0] if len(kinds) == 1 else '[' + ', '.join(kinds) + ']'}"
+        ]
+    few = [f"--data.root={root}", "--data.train_size=64", "--data.val_size=10", *CPU]
+    few += ["--trainer.callbacks=[]", "--model.channels=[2,2]", "--model.schedule=constant"]
+    few += which
+    assert call(monkeypatch, "fit", *few, "--trainer.max_epochs=1") == 0
+    (folder,) = (path.parent for path in tmp_path.rglob("config.yaml"))
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert f"checkpoint  {folder.relative_to(tmp_path)}/" in capsys.readouterr().out
+    assert call(monkeypatch, "fit", *few, "--trainer.max_epochs=2", "--ckpt_path=auto") == 0
+    assert f"resuming from {folder.relative_to(tmp_path)}/" in capsys.readouterr().out
+    assert read_checkpoint(folder / "checkpoints/last.ckpt")["epoch"] == 1
+    if "CSV" in logger:
+        table = next(tmp_path.rglob("metrics.csv")).read_text()
+        assert table.count("\n") > 3
+    assert call(monkeypatch, "fit", *few, "--trainer.max_epochs=1") == 0
+    assert len(list(tmp_path.rglob("config.yaml"))) == 2
+
+
+def test_without_a_path_the_newest_runs_checkpoint_is_tested(
+    finished: Path, root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--data.root", root, *CPU, "--trainer.limit_test_batches=1"]
+    for path, name in (
+        ([], "best"),
+        (["--ckpt_path=last"], "last"),
+        (["--ckpt_path=auto"], "last"),
+    ):
+        assert call(monkeypatch, "test", *few, *path) == 0
+        assert f"test takes {FOLDER}/{name}.ckpt, of the newest run" in capsys.readouterr().out
+    Path(FOLDER, "best.ckpt").unlink()
+    assert call(monkeypatch, "test", *few) == 0
+    assert f"test takes {FOLDER}/last.ckpt" in capsys.readouterr().out
+
+
 # -- two runs at one instant
 
 

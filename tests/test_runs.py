@@ -8,7 +8,14 @@ import torch
 from conftest import call
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from mnist_lightning.runs import find_runs, newest_checkpoint, version_folder, versions
+from mnist_lightning.runs import (
+    find_runs,
+    newest_checkpoint,
+    newest_run,
+    read_curves,
+    version_folder,
+    versions,
+)
 
 
 def save(path: Path, step: int) -> None:
@@ -114,3 +121,19 @@ def test_runs_are_listed_as_far_as_their_files_say(
     Path("elsewhere").mkdir()
     message = call(monkeypatch, "runs", "elsewhere")
     assert message == "error: there are no runs in elsewhere: fit makes one"
+
+
+def test_the_newest_run_is_the_one_that_started_last_and_kept_a_checkpoint(tmp_path: Path) -> None:
+    assert newest_run(tmp_path / "nowhere") is None
+    for name, start in (("a/version_3", 100), ("b/version_0", 300), ("empty/version_0", 400)):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / name / f"events.out.tfevents.{start}.host.1.0").write_text("")
+        if name[0] != "e":
+            (tmp_path / name / "checkpoints/last.ckpt").write_text("")
+    assert newest_run(tmp_path) == tmp_path / "b/version_0"
+
+
+def test_the_curves_of_a_csv_logger_are_read(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("step,train/loss,val/loss\n4,0.5,\n9,,0.25\n9,x\n")
+    curves = read_curves(tmp_path)
+    assert curves["train/loss"] == ([4], [0.5]) and curves["val/loss"] == ([9], [0.25])

@@ -2,17 +2,29 @@ import os
 import signal
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from conftest import PLAIN, call
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+)
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mnist_lightning import MNISTClassifier, MNISTDataModule, Trainer
 from mnist_lightning.checkpoint import read_checkpoint
-from mnist_lightning.training.saving import SafeModelCheckpoint, VerifiedCheckpointIO
+from mnist_lightning.errors import UserError
+from mnist_lightning.training.saving import (
+    SafeModelCheckpoint,
+    SaveOnSignal,
+    VerifiedCheckpointIO,
+)
 
 SMALL = {"channels": (4, 8), "hidden": 16}
 OTHER = "runs/mine/version_0/checkpoints"
@@ -116,7 +128,7 @@ def test_fit_from_a_strangers_checkpoint_deletes_nothing(
     checkpoint["hyper_parameters"]["schedule"] = "constant"  # so that there is more to train
     checkpoint["lr_schedulers"] = []
     states, own = checkpoint["callbacks"], []
-    key = ModelCheckpoint(monitor="val/accuracy", mode="max").state_key
+    key = SafeModelCheckpoint("best", monitor="val/accuracy", mode="max").state_key
     name_as_best(states[key], victim.format(work=work), OTHER)
     if plain:
         own = ["ModelCheckpoint", "monitor=train/loss", "mode=max", "filename=own"]
@@ -134,9 +146,18 @@ def test_fit_from_a_strangers_checkpoint_deletes_nothing(
     assert {path.name for path in (work / OTHER).iterdir()} == files
 
 
-def test_the_state_stands_under_the_key_of_lightnings_own() -> None:
-    ours = SafeModelCheckpoint("best", monitor="val/accuracy", mode="max")
-    assert ours.state_key == ModelCheckpoint(monitor="val/accuracy", mode="max").state_key
+def test_the_state_of_an_earlier_checkpoint_is_found(tmp_path: Path) -> None:
+    trainer = Trainer(default_root_dir=tmp_path, logger=False, **QUIET)
+    best, score = trainer.kept[0], torch.tensor(0.5)
+    best.resumes_in_place = True
+    earlier = ModelCheckpoint(monitor="val/accuracy", mode="max").state_key
+    states = {earlier: {"best_model_score": score}}
+    best.on_load_checkpoint(trainer, LightningModule(), {"callbacks": states})
+    assert best.best_model_score == score
+    states[best.state_key] = {"best_model_score": score / 2}  # Lightning loads this one itself
+    best.best_model_score = None
+    best.on_load_checkpoint(trainer, LightningModule(), {"callbacks": states})
+    assert best.best_model_score is None
 
 
 # -- in Python
@@ -211,3 +232,90 @@ def test_no_validation_means_no_best(root: str, tmp_path: Path) -> None:
         fit(root, default_root_dir=tmp_path, limit_val_batches=0)
     folder = tmp_path / "lightning_logs/version_0/checkpoints"
     assert [path.name for path in folder.iterdir()] == ["last.ckpt"]
+
+
+class Metric(Callback):
+    """Notes a figure after each epoch."""
+
+    def __init__(self, look: Any) -> None:
+        self.look, self.seen = look, list[Any]()
+
+    def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
+        self.seen.append(self.look(trainer))
+
+
+def test_a_monitor_that_is_not_logged_is_named_and_the_epoch_saved(
+    root: str, tmp_path: Path
+) -> None:
+    last = tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt"
+    with pytest.raises(UserError, match=r"EarlyStopping monitors val_loss.* val/loss.*last\.ckpt"):
+        fit(root, default_root_dir=tmp_path, callbacks=[EarlyStopping("val_loss")])
+    assert read_checkpoint(last)["global_step"] == 8
+    with pytest.raises(UserError, match="ModelCheckpoint monitors loss"):
+        mine = ModelCheckpoint(monitor="loss")
+        fit(root, default_root_dir=tmp_path, callbacks=[mine], val_check_interval=4)
+
+
+def test_a_checkpoint_of_the_users_own_stands_beside_best_and_last(
+    root: str, tmp_path: Path
+) -> None:
+    mine = [ModelCheckpoint(monitor="val/accuracy", mode="max"), ModelCheckpoint(filename="every")]
+    fit(root, default_root_dir=tmp_path, callbacks=mine)
+    names = {path.name for path in tmp_path.glob("lightning_logs/version_0/checkpoints/*")}
+    assert names == {"best.ckpt", "last.ckpt", "every.ckpt", "epoch=0-step=8.ckpt"}
+
+
+def test_an_average_that_begins_late_is_the_network_until_then(root: str, tmp_path: Path) -> None:
+    average = EMAWeightAveraging(update_every_n_steps=0, update_starting_at_epoch=5)
+    folder, accuracies = tmp_path / "lightning_logs", []
+    for callbacks in ([], [average]):
+        figure = Metric(lambda trainer: float(trainer.callback_metrics["val/accuracy"]))
+        settings = {"max_epochs": 2, "callbacks": [*callbacks, figure]}
+        fit(root, default_root_dir=tmp_path, **settings)
+        accuracies.append(figure.seen)
+    assert accuracies[0] == accuracies[1]
+    plain, averaged = (
+        read_checkpoint(folder / f"version_{i}/checkpoints/best.ckpt")["state_dict"] for i in (0, 1)
+    )
+    assert torch.equal(plain["network.conv1.weight"], averaged["network.conv1.weight"])
+
+
+def test_overfit_batches_are_the_same_in_each_epoch(root: str, tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    class Look(Callback):
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, i: int) -> None:
+            seen.append([tensor.clone() for tensor in batch])
+
+    fit(root, default_root_dir=tmp_path, callbacks=[Look()], overfit_batches=2, max_epochs=3)
+    assert len(seen) == 6 and not torch.equal(seen[0][0], seen[1][0])
+    for first, later in zip(seen[:2] * 2, seen[2:], strict=True):
+        assert all(map(torch.equal, first, later))
+    # No warps: each image is one of the set.
+    data = MNISTDataModule(root)
+    data.setup("fit")
+    images = (data.train_images[:, None] / 255).flatten(1)
+    assert (images == seen[0][0][0].flatten()).all(dim=1).any()
+
+
+def test_slurm_with_fewer_tasks_than_devices_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    for name in ("JOB_NAME", "PROCID", "LOCALID", "NODEID"):
+        monkeypatch.setenv(f"SLURM_{name}", "0")
+    with pytest.raises(MisconfigurationException, match=r"1 task.* 2 .*--ntasks-per-node 2"):
+        Trainer(accelerator="cpu", devices=2, logger=False)
+
+
+def test_several_gpus_are_looked_at_for_a_signal_every_few_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+    signals = SaveOnSignal(ModelCheckpoint())
+    monkeypatch.setattr(signals, "_any_told", lambda trainer: bool(asked.append(1)))
+    run: Any = SimpleNamespace(world_size=2, accumulate_grad_batches=1, is_last_batch=False)
+    for device, looks in (("cuda", 3), ("cpu", 30)):
+        asked.clear()
+        module: Any = SimpleNamespace(device=torch.device(device))
+        for step in range(30):
+            signals.on_train_batch_end(run, module, None, None, step)
+        assert len(asked) == looks

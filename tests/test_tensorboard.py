@@ -17,7 +17,7 @@ from mnist_lightning import figures
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.figures.measures import layer_output, worst
 from mnist_lightning.training.classifier import MNISTClassifier
-from mnist_lightning.training.tensorboard import Pictures
+from mnist_lightning.training.tensorboard import Pictures, Settings
 
 
 def fit(root: str, logger: Logger | None, *callbacks: pl.Callback, **data: Any) -> MNISTClassifier:
@@ -58,7 +58,7 @@ class RandomStates(pl.Callback):
 def drawn(root: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return a run with pictures: its events, its classifier, its random states, its folder."""
     folder, states = tmp_path_factory.mktemp("drawn"), RandomStates()
-    classifier = fit(root, tensorboard(folder), Pictures(), states)
+    classifier = fit(root, tensorboard(folder), Settings(), Pictures(), states)
     run = folder / "pictures/version_0"
     events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
     return SimpleNamespace(events=events, classifier=classifier, states=states.states, folder=run)

@@ -76,11 +76,10 @@ class MNISTDataModule(pl.LightningDataModule):
         if train_size is not None:
             _check("train_size", train_size, 2 <= train_size <= left, f"in 2 to {left:,}")
         _check("split_seed", split_seed, split_seed >= 0, "0 or more")
-        self.pseudo_size = 0 if pseudo_labels is None else round(batch_size * pseudo_share)
         _check(
             "pseudo_share",
             pseudo_share,
-            pseudo_labels is None or 0 < self.pseudo_size < batch_size,
+            pseudo_labels is None or 0 < round(batch_size * pseudo_share) < batch_size,
             f"a part of a step: from 1 to {batch_size - 1} of its {batch_size} images",
         )
         _check(
@@ -106,6 +105,7 @@ class MNISTDataModule(pl.LightningDataModule):
         self.split_seed = split_seed
         self.predict_set = predict_set
         self.pseudo_labels = pseudo_labels
+        self.pseudo_share = pseudo_share
         self.pseudo_digest: str | None = None
         self.pseudo_confidence = pseudo_confidence
 
@@ -169,15 +169,18 @@ class MNISTDataModule(pl.LightningDataModule):
         # An ensemble wants an image of its own for each network. The module says how many it has: a
         # setting here could contradict it, and each network would train on a part of each batch.
         num_copies = getattr(self.trainer.lightning_module, "members", 1) if self.trainer else 1
+        # BatchSizeFinder changes the batch size, from 2 on.
+        pseudo_size = min(round(self.batch_size * self.pseudo_share), self.batch_size - 1)
+        augmentation = self._augmentation()
         batches = Batches(
             self.fit_images,
             self.fit_labels,
             self.train_indices,
             self.batch_size,
             pseudo_indices=self.pseudo_indices,
-            pseudo_size=self.pseudo_size if len(self.pseudo_indices) else 0,
+            pseudo_size=pseudo_size if len(self.pseudo_indices) else 0,
             shuffle_seed=self.seed,
-            augmentation=self.augmentation if num_copies > 1 or self.augmentation else None,
+            augmentation=augmentation if num_copies > 1 or augmentation else None,
             num_copies=num_copies,
             progress=self._progress,
         )
@@ -241,7 +244,7 @@ class MNISTDataModule(pl.LightningDataModule):
         copies = len(rows) // len(images)
         pixels, labels = pixels.repeat(copies, 1, 1, 1), torch.cat([labels] * copies)
         partners = to_pixels(others[0]).repeat(copies, 1, 1, 1) if others else pixels
-        return self.augmentation(pixels, labels, rows, partners)
+        return self._augmentation()(pixels, labels, rows, partners)
 
     def _add_pseudo_labels(self, path: str, unlabelled: np.ndarray) -> None:
         """Give all training images soft labels, and those of a file the file's."""
@@ -294,11 +297,18 @@ class MNISTDataModule(pl.LightningDataModule):
             )
         return batches
 
+    def _augmentation(self) -> Augmentation:
+        """Return the augmentation; with `overfit_batches` one that changes nothing."""
+        overfits = self.trainer and self.trainer.overfit_batches  # type: ignore[attr-defined]
+        return Augmentation(0, 0, 0, 0) if overfits else self.augmentation
+
     def _progress(self) -> tuple[int, int]:
         """Return the epoch, and its steps that are done: not 0 if a run resumes within it."""
         if not self.trainer:
             return 0, 0
-        return self.trainer.current_epoch, self.trainer.fit_loop.batch_idx + 1
+        # With overfit_batches each epoch has the same batches, the first one's.
+        epoch = 0 if self.trainer.overfit_batches else self.trainer.current_epoch  # type: ignore[attr-defined]
+        return epoch, self.trainer.fit_loop.batch_idx + 1
 
 
 def run_seed(trainer: pl.Trainer | None) -> int:

@@ -1,12 +1,15 @@
 """MNISTClassifier: the network with its loss, metrics, optimizer and schedule."""
 
 import math
+import warnings
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
@@ -80,9 +83,22 @@ class MNISTClassifier(pl.LightningModule):
         """Return logits `(B, 10)` for pixels `(B, 1, 28, 28)` in [0, 1]."""
         return self.network(pixels)
 
-    def on_fit_start(self) -> None:
+    def setup(self, stage: str) -> None:
         """Look up the seed that all of the run's random numbers follow from."""
-        self.seed = run_seed(self.trainer)
+        if stage == "fit":  # before callbacks that train for a trial, as LearningRateFinder
+            self.seed = run_seed(self.trainer)
+
+    def on_fit_start(self) -> None:
+        """Plan anew if a callback has found another learning rate or batch size."""
+        if self.planned_for != (self.learning_rate, self.trainer.num_training_batches):
+            self.trainer.strategy.setup_optimizers(self.trainer)
+        averages = [c for c in self.trainer.callbacks if isinstance(c, StochasticWeightAveraging)]  # type: ignore[attr-defined]
+        if averages and self.schedule == "one_cycle":
+            warnings.filterwarnings("ignore", message="SWA is currently only supported every epoch")
+            rank_zero_info(
+                "note: StochasticWeightAveraging replaces the one_cycle schedule with its own in "
+                f"epoch {averages[0].swa_start}"
+            )
 
     def on_train_start(self) -> None:
         """Refuse to train if the processes or the schedule do not fit together.
@@ -91,20 +107,23 @@ class MNISTClassifier(pl.LightningModule):
             UserError: If the processes start at different steps, or the checkpoint's one-cycle
                 schedule was planned for another number of steps than this run's.
         """
+        run: Any = self.trainer
+        steps = -(-run.num_training_batches // run.accumulate_grad_batches)
+        # Each epoch leaves at least one point in the curves.
+        run.log_every_n_steps = int(min(run.log_every_n_steps, steps, self.planned_steps))
         first = self.trainer.strategy.broadcast(self.global_step)
         if self.global_step != first:
             raise UserError(
                 f"this process starts at step {self.global_step}, the first one at step {first}: "
                 "their machines must see the same checkpoints, on a disk that they share"
             )
-        if self.schedule == "one_cycle":
-            planned = self.lr_schedulers().total_steps  # type: ignore[union-attr]
-            steps = self.trainer.estimated_stepping_batches
-            if planned != steps:
-                raise UserError(
-                    f"the checkpoint's one_cycle schedule ends after {planned:,} steps, this run "
-                    f"after {steps:,}: resume with the max_epochs that it was started with"
-                )
+        planned = getattr(self.lr_schedulers(), "total_steps", self.planned_steps)
+        if planned != self.planned_steps:
+            raise UserError(
+                f"the checkpoint's one_cycle schedule ends after {planned:,} steps, this run after "
+                f"{self.planned_steps:,}: resume with the max_epochs that it was started with, or "
+                "start a new run from its weights, with --init_weights in place of --ckpt_path"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Mark the checkpoint with its format.
@@ -165,10 +184,14 @@ class MNISTClassifier(pl.LightningModule):
         Raises:
             UserError: If `one_cycle` is to span a run without an end.
         """
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=True)
+        # A callback, StochasticWeightAveraging, later adds an epoch that has no part in the plan.
+        self.planned_steps = steps = self.trainer.estimated_stepping_batches
+        self.planned_for = (self.learning_rate, self.trainer.num_training_batches)
+        # Half precision can't clip what a fused optimizer scales back by itself.
+        fused = not (self.trainer.gradient_clip_val and "mixed" in self.trainer.precision)
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=fused)
         if self.schedule == "constant":
             return optimizer
-        steps = self.trainer.estimated_stepping_batches
         if steps == math.inf:
             raise UserError(
                 "the one_cycle schedule needs an end: give max_epochs or max_steps, "
@@ -178,6 +201,11 @@ class MNISTClassifier(pl.LightningModule):
             optimizer, max_lr=self.learning_rate, total_steps=int(steps)
         )
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Take a schedule's next step; after its end, as in the trials of BatchSizeFinder, none."""
+        if scheduler.last_epoch < getattr(scheduler, "total_steps", math.inf):
+            super().lr_scheduler_step(scheduler, metric)
 
     @torch.compiler.disable  # a compiler would begin anew with each step's number
     def _seed_dropout(self) -> None:

@@ -27,10 +27,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
+import torch
+import yaml
 from jsonargparse import ActionConfigFile, DefaultHelpFormatter, Namespace
-from jsonargparse.typing import restricted_number_type
+from jsonargparse.typing import register_type, restricted_number_type
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.enums import LightningEnum
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
@@ -42,7 +45,7 @@ from mnist_lightning.training import tensorboard
 from mnist_lightning.training.classifier import MNISTClassifier
 from mnist_lightning.training.progress import drop_unwanted_lines, say, sentence
 from mnist_lightning.training.record import made_with
-from mnist_lightning.training.resume import is_tensorboard, use_checkpoint
+from mnist_lightning.training.resume import keep_metrics, logger_with_folder, use_checkpoint
 from mnist_lightning.training.speed import keep_freed_memory
 from mnist_lightning.training.trainer import Trainer
 
@@ -51,18 +54,30 @@ sys.modules["mnist_lightning.callbacks"] = tensorboard
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
 
+# What config.yaml can't hold of itself: defaults of StochasticWeightAveraging and of Timer.
+register_type(torch.device, str)
+yaml.SafeDumper.add_multi_representer(
+    LightningEnum, lambda dumper, member: dumper.represent_str(member.value)
+)
+
+CLASS_PATH = "lightning.pytorch.loggers.TensorBoardLogger"
+
 # The configurations in the package, or in the clone that it is imported from.
 CONFIGS = Path(__file__).parents[1] / "configs"
 CONFIGS = CONFIGS if CONFIGS.is_dir() else Path(__file__).parents[2] / "configs"
 BASE = CONFIGS / "base.yaml"
 
 # What `--help` says of --ckpt_path.
+OF_NEWEST = (
+    "The checkpoint's file; `best`, `last` or `auto`, its newest, are of the newest run's, "
+    "and so is `best` if none is given."
+)
 CKPT_PATH = {
     "fit": "Resume from this checkpoint's file; `auto`: from the newest one of the run's name, or "
     "start from scratch if there is none.",
-    "validate": "The checkpoint's file.",
-    "test": "The checkpoint's file.",
-    "predict": "The checkpoint's file.",
+    "validate": OF_NEWEST,
+    "test": OF_NEWEST,
+    "predict": OF_NEWEST,
 }
 
 # Of the Trainer's many settings, those of daily use, which `--help` shows first.
@@ -121,11 +136,15 @@ def main() -> None:
     except ModuleNotFoundError as error:
         raise UserError(str(error)) from error
     except Exception as error:
-        if isinstance(error, UserError | OSError) or not _while_restoring(error):
+        if isinstance(error, UserError | OSError):
             raise
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        line = f"the checkpoint does not fit this run, start a new one ({reason})"
-        raise UserError(line) from error
+        if _while_restoring(error):
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            line = f"the checkpoint does not fit this run, start a new one ({reason})"
+            raise UserError(line) from error
+        if isinstance(error, ValueError | RuntimeError) and _raised_by_lightning(error):
+            raise UserError(str(error)) from error
+        raise
 
 
 class Help(DefaultHelpFormatter):
@@ -230,6 +249,11 @@ class CLI(LightningCLI):
         super().parse_arguments(parser, args)
         subcommand = self.config.subcommand
         given = parser.parse_args(args, defaults=False)[subcommand]
+        trainer = self.config[subcommand].trainer
+        if trainer.logger is True:  # Lightning's own choice, by name, so that it can be resumed
+            where = Namespace(save_dir=trainer.default_root_dir or ".", version=None)
+            where.name = "lightning_logs"
+            trainer.logger = Namespace(class_path=CLASS_PATH, init_args=where)
         self.start = use_checkpoint(subcommand, self.config[subcommand], given)
         if self.start and self.start.in_place:
             self.save_config_callback = None  # its folder has one
@@ -237,6 +261,10 @@ class CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Let `fit` keep checkpoints and curves, and the others leave nothing behind."""
         config = self.config[self.subcommand]
+        if config.trainer.barebones:
+            # Lightning refuses what it would leave out anyway.
+            config.trainer.logger = config.trainer.enable_checkpointing = False
+            config.trainer.log_every_n_steps = self.save_config_callback = None
         if self.subcommand == "fit":
             if not config.data.val_size:
                 config.trainer.limit_val_batches = 0
@@ -245,24 +273,44 @@ class CLI(LightningCLI):
             self.save_config_callback = None
 
     def instantiate_classes(self) -> None:
-        """Build the trainer, and hand it the checkpoint that was read."""
-        super().instantiate_classes()
+        """Build the trainer, and hand it the checkpoint that was read.
+
+        Raises:
+            UserError: If a class that the user chose refuses its arguments, or lacks a package.
+        """
+        try:
+            super().instantiate_classes()
+        except UserError:
+            raise
+        except ValueError as error:  # jsonargparse's, around what a class said
+            cause: BaseException = error
+            while cause.__cause__:
+                cause = cause.__cause__
+            if cause is error:
+                raise
+            raise UserError(str(cause)) from error
         if self.subcommand == "fit":
             self.trainer.differences = _differences(
                 self.config.fit, self.parser.subparsers[0].get_defaults()
             )
         if self.start:
             self.trainer.checkpoint_io.already_read[self.start.path] = self.start.checkpoint
+            if self.start.in_place:
+                self.trainer.folder = os.path.relpath(run_folder(self.start.path))
 
     def before_fit(self) -> None:
-        """Refuse to write over another run, before anything is written.
+        """Refuse to write over another run, before anything is written, and keep its own metrics.
 
         Raises:
             UserError: If the run's folder holds checkpoints, and it does not resume from the newest
                 of them.
         """
-        logger = self.config.fit.trainer.logger
-        if not self.trainer.kept or (is_tensorboard(logger) and logger.init_args.version is None):
+        if self.start and self.start.in_place:
+            for each in self.trainer.loggers:
+                if isinstance(each, CSVLogger):
+                    keep_metrics(each, self.start.checkpoint["global_step"])
+        logger = logger_with_folder(self.config.fit.trainer)
+        if not self.trainer.kept or logger is None or logger.init_args.version is None:
             return  # it keeps no checkpoint, or gets a new folder
         last = self.trainer.kept[-1]
         last.setup(self.trainer, self.model, "fit")  # finds its folder
@@ -307,7 +355,15 @@ class CLI(LightningCLI):
         # A run that ends before its first validation has no best one.
         kept = self.trainer.kept
         path = next((keep.best_model_path for keep in kept if keep.best_model_path), "")
-        if not self.trainer.is_global_zero or not path:
+        if not self.trainer.is_global_zero:
+            return
+        for callback in self.trainer.early_stopping_callbacks:
+            if callback.stopping_reason_message:
+                reason = callback.stopping_reason_message.partition(" Signaling")[0]
+                print(f"\nstopped early, after epoch {callback.stopped_epoch}: {reason}")
+        if not kept and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            print("\nno checkpoint was kept: this run was told to keep none")
+        if not path:
             return
         path = os.path.relpath(path)
         root = self.config.fit.data.root
@@ -316,9 +372,11 @@ class CLI(LightningCLI):
             "checkpoint": [path],
             "test it": [*module, "mnist_lightning", "test", "--ckpt_path", path, *data],
         }
-        if isinstance(self.trainer.logger, TensorBoardLogger):
-            folder = self.trainer.logger.save_dir
-            lines["see curves"] = [*module, "tensorboard.main", "--logdir", folder]
+        for logger in self.trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                lines["see curves"] = [*module, "tensorboard.main", "--logdir", logger.save_dir]
+            elif isinstance(logger, CSVLogger):
+                lines.setdefault("see curves", [os.path.relpath(f"{logger.log_dir}/metrics.csv")])
         score = kept[0].best_model_score
         if score is not None:
             num = len(self.datamodule.val_indices)  # whole writers are seldom just val_size
@@ -351,6 +409,8 @@ def _silence_what_no_user_can_change() -> None:
     warnings.filterwarnings(
         "ignore", message=".*callbacks used to create the checkpoint need to be"
     )
+    # A user's own ModelCheckpoint in a run that resumes; `before_fit` looks after the others.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     drop_unwanted_lines()
 
 
@@ -363,6 +423,12 @@ def _while_restoring(error: Exception) -> bool:
     """Tell whether Lightning was reading a checkpoint: it looks at few of its parts before use."""
     frames = traceback.extract_tb(error.__traceback__)
     return any(Path(frame.filename).name == "checkpoint_connector.py" for frame in frames)
+
+
+def _raised_by_lightning(error: Exception) -> bool:
+    """Tell whether Lightning itself refuses, as it does what does not go together."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(last.filename).is_relative_to(Path(str(pl.__file__)).parent)
 
 
 def _explain_once(failure: threading.ExceptHookArgs) -> None:

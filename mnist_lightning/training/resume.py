@@ -1,22 +1,35 @@
 """A command line with --ckpt_path: which checkpoint, whose settings, the folder to resume in."""
 
+import csv
 import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jsonargparse import Namespace
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mnist_lightning.checkpoint import read_checkpoint
 from mnist_lightning.errors import UserError
-from mnist_lightning.runs import newest_checkpoint, run_folder, version_folder, versions
+from mnist_lightning.runs import (
+    UNNAMED,
+    newest_checkpoint,
+    newest_run,
+    run_folder,
+    version_folder,
+    versions,
+)
 from mnist_lightning.text import printable
 
 # Settings that may differ from the checkpoint's.
 FREE_DATA_SETTINGS = {"root", "eval_batch_size"}
 # What `validate`, `test` and `predict` must know to read the images that the run did.
 IMAGE_SETTINGS = {"dataset", "val_size", "train_size", "split_seed"}
+
+
+# What Lightning's callbacks search for at a run's start, and which setting it becomes.
+SEARCHES = {"LearningRateFinder": "model.learning_rate", "BatchSizeFinder": "data.batch_size"}
 
 
 class Start(NamedTuple):
@@ -39,7 +52,9 @@ def use_checkpoint(subcommand: str, config: Namespace, given: Namespace) -> Star
     """Take from the checkpoint that `config.ckpt_path` names what the user did not give.
 
     For `fit`, `auto` stands for the newest whole checkpoint of the run's name, and version if one
-    is given, or for none if there is none.
+    is given, or for none if there is none. For the others, no path stands for `best.ckpt` of the
+    newest run below `runs`, or its `last.ckpt` if it has no best one; `best` and `last` for those,
+    and `auto` for its newest.
 
     Args:
         subcommand: `fit`, `validate`, `test` or `predict`.
@@ -55,8 +70,8 @@ def use_checkpoint(subcommand: str, config: Namespace, given: Namespace) -> Star
         UserError: If none is named but one is needed, it is damaged or not of this project, or
             what was given contradicts it.
     """
-    if config.ckpt_path is None and subcommand != "fit":
-        raise UserError(f"{subcommand} needs --ckpt_path FILE, a checkpoint that fit wrote")
+    if subcommand != "fit" and config.ckpt_path in (None, "best", "last", "auto"):
+        config.ckpt_path = _of_newest_run(subcommand, config.ckpt_path)
     if subcommand == "fit" and config.ckpt_path == "auto":
         start = _newest_of_name(config)
     elif config.ckpt_path is not None:
@@ -67,6 +82,8 @@ def use_checkpoint(subcommand: str, config: Namespace, given: Namespace) -> Star
     if start is None:
         return None
     checkpoint = start.checkpoint
+    if subcommand == "fit":
+        _search_no_more(config, given)
     _take("model", checkpoint["hyper_parameters"], config, given, refuse=True)
     data = checkpoint.get("datamodule_hyper_parameters", {})  # or a user's own data
     if subcommand != "fit":
@@ -83,9 +100,29 @@ def use_checkpoint(subcommand: str, config: Namespace, given: Namespace) -> Star
     return start._replace(in_place=start.is_newest and _resume_in_place(config, checkpoint))
 
 
-def is_tensorboard(logger: Any) -> bool:
-    """Tell whether a logger's settings are a TensorBoardLogger's."""
-    return isinstance(logger, Namespace) and logger.class_path.endswith("TensorBoardLogger")
+def logger_with_folder(trainer: Namespace) -> Namespace | None:
+    """Return the settings of the logger in whose folder a run lies, see `Trainer`."""
+    loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+    kinds = ("TensorBoardLogger", "CSVLogger")
+    settings = (logger for logger in loggers if isinstance(logger, Namespace))
+    return next((each for each in settings if each.class_path.endswith(kinds)), None)
+
+
+@rank_zero_only
+def keep_metrics(logger: CSVLogger, step: int) -> None:
+    """Let a CSVLogger that opens a folder anew, and removes its metrics, write them down again.
+
+    Args:
+        logger: The logger, before its first use.
+        step: The first step that will come again.
+    """
+    path = Path(logger.log_dir, "metrics.csv")
+    rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
+    for row in rows:
+        if int(row["step"]) < step:
+            values: Any = {name: float(row[name]) for name in row if row[name] and name != "step"}
+            logger.log_metrics(values, int(row["step"]))
+    logger.save()
 
 
 @rank_zero_only
@@ -94,12 +131,7 @@ def _print(line: str, note: bool = False) -> None:
 
 
 def _newest_of_name(config: Namespace) -> Start | None:
-    if not is_tensorboard(config.trainer.logger):
-        raise UserError(
-            "--ckpt_path auto looks in the TensorBoardLogger's folder: keep that logger"
-        )
-    folder = _name_folder(config.trainer.logger)
-    version = config.trainer.logger.init_args.version
+    folder, version = _name_folder(config.trainer), _version(config.trainer)
     if version is not None:
         folder /= version_folder(version)
     for run in versions(folder) if version is None else [folder]:
@@ -149,18 +181,33 @@ def _take(
             _print(f"{message}; {config[key]} is used", note=True)
 
 
+def _search_no_more(config: Namespace, given: Namespace) -> None:
+    """Leave out the callbacks whose search the checkpoint's run has behind it, for its finding."""
+    callbacks = config.trainer.callbacks
+    callbacks = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
+    names = [callback.class_path.rpartition(".")[2] for callback in callbacks]
+    for name in SEARCHES.keys() & set(names):
+        given.pop(SEARCHES[name], None)
+        _print(f"{name} does not search again: the checkpoint has its {SEARCHES[name]}", note=True)
+    kept = [each for each, name in zip(callbacks, names, strict=True) if name not in SEARCHES]
+    if len(kept) < len(callbacks):
+        config.trainer.callbacks = kept
+
+
 def _resume_in_place(config: Namespace, checkpoint: dict[str, Any]) -> bool:
     """Let the logger write on in the checkpoint's run, if it is one of the logger's name."""
-    logger = config.trainer.logger
     folder = run_folder(config.ckpt_path)
-    if not is_tensorboard(logger) or folder.parent != _name_folder(logger).resolve():
+    if folder.parent != _name_folder(config.trainer).resolve():
         return False
-    version = logger.init_args.version
+    version = _version(config.trainer)
     if version is not None and version_folder(version) != folder.name:
         return False  # the user wants another folder
-    logger.init_args.version = folder.name
-    # What the run had logged after this checkpoint will come again.
-    logger.dict_kwargs = {"purge_step": checkpoint["global_step"]}
+    logger = logger_with_folder(config.trainer)
+    if logger:
+        logger.init_args.version = folder.name
+    if logger and logger.class_path.endswith("TensorBoardLogger"):
+        # What the run had logged after this checkpoint will come again.
+        logger.dict_kwargs = {"purge_step": checkpoint["global_step"]}
     return True
 
 
@@ -171,6 +218,31 @@ def _averages(callbacks: Any) -> bool:
     )
 
 
-def _name_folder(logger: Namespace) -> Path:
-    """Return the folder of all runs of the logger's name."""
+def _name_folder(trainer: Namespace) -> Path:
+    """Return the folder of all runs of a name."""
+    logger = logger_with_folder(trainer)
+    if logger is None:
+        return Path(trainer.default_root_dir or "", UNNAMED)
     return Path(logger.init_args.save_dir) / (logger.init_args.name or "")
+
+
+def _version(trainer: Namespace) -> int | str | None:
+    logger = logger_with_folder(trainer)
+    return logger.init_args.version if logger else None
+
+
+def _of_newest_run(subcommand: str, which: str | None) -> str:
+    run = newest_run(Path("runs"))
+    if run is None:
+        raise UserError(
+            f"{subcommand} needs --ckpt_path FILE, a checkpoint that fit wrote: runs/ has none"
+        )
+    if which == "auto":
+        path, _, skipped = newest_checkpoint(run)
+        if path is None:
+            raise UserError("; ".join(skipped))
+    else:
+        best, last = run / "checkpoints/best.ckpt", run / "checkpoints/last.ckpt"
+        path = last if which == "last" or (which is None and not best.exists()) else best
+    _print(f"{subcommand} takes {path}, of the newest run")
+    return str(path)

@@ -10,15 +10,24 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from lightning.pytorch.plugins import TorchCheckpointIO
 from torch import Tensor
 
 from mnist_lightning.checkpoint import read_checkpoint
+from mnist_lightning.errors import UserError
 from mnist_lightning.files import replace_file
 from mnist_lightning.training.progress import say
 
 STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")  # Windows has no SIGHUP
+
+LOOK_EVERY = 10  # steps between two looks for a signal, on several GPUs
 
 
 class SafeModelCheckpoint(ModelCheckpoint):
@@ -44,18 +53,13 @@ class SafeModelCheckpoint(ModelCheckpoint):
         )
         self.resumes_in_place = False
 
-    @property
-    def state_key(self) -> str:
-        """Return the key of ModelCheckpoint, under which earlier checkpoints keep the state."""
-        return ModelCheckpoint.__qualname__ + super().state_key.removeprefix(
-            type(self).__qualname__
-        )
-
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find the folder, and whether the run has its file there already."""
         with warnings.catch_warnings():
             # That the folder is not empty, which is so whenever a run resumes.
             warnings.simplefilter("ignore", UserWarning)
+            if stage == "fit" and self.dirpath is None:
+                self.dirpath = os.path.join(trainer.log_dir or "", "checkpoints")
             super().setup(trainer, pl_module, stage)
         self.resumes_in_place = self.file_exists(self.format_checkpoint_name({}), trainer)
 
@@ -63,6 +67,21 @@ class SafeModelCheckpoint(ModelCheckpoint):
         """Save, unless there was no validation yet to tell which epoch is best."""
         if self.monitor is None or self.monitor in trainer.callback_metrics:
             super().on_train_epoch_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save a stochastic average as the last: a network without batch norm gets it only now."""
+        averages = any(isinstance(c, StochasticWeightAveraging) for c in trainer.callbacks)  # type: ignore[attr-defined]
+        if averages and self.monitor is None:
+            trainer.save_checkpoint(self.format_checkpoint_name({}), weights_only=False)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Find the state in earlier checkpoints, which keep it as a plain ModelCheckpoint's."""
+        states = checkpoint.get("callbacks", {})
+        earlier = self.state_key.removeprefix("Safe")
+        if self.state_key not in states and earlier in states:
+            self.load_state_dict(states[earlier])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the best score if the run resumes in its folder; another folder's list is new."""
@@ -103,7 +122,13 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
         replace_file(Path(path), contents.getvalue())
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
-        """Return a checkpoint's contents, see `read_checkpoint`."""
+        """Return a checkpoint's contents, see `read_checkpoint`.
+
+        With `ddp_spawn` a process of this run hands over its bare weights in a file, too.
+        """
+        if Path(path).name == ".temp.ckpt":
+            self.folders.add(Path(path).resolve().parent)  # to remove it
+            return torch.load(path, weights_only=True)
         return self.already_read.pop(str(path), None) or read_checkpoint(path)
 
     def remove_checkpoint(self, path: str | Path) -> None:
@@ -116,6 +141,74 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
         is_checkpoint = path.suffix == ".ckpt" and path.is_file() and not path.is_symlink()
         if is_checkpoint and path.resolve().parent in self.folders:
             path.unlink()
+
+
+class FollowUntilAveraged(Callback):
+    """Lets an average of weights that has not begun be the network itself.
+
+    Lightning's `WeightAveraging` validates and saves its average from the first epoch on, which is
+    the untrained network until the first weights come in.
+    """
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Copy the network for what is validated."""
+        if trainer.state.fn == "fit":
+            self._follow(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Copy the network for what is saved."""
+        self._follow(trainer, pl_module)
+
+    def _follow(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging):
+                saved: dict[str, Any] = {"state_dict": {}}
+                callback.on_save_checkpoint(trainer, pl_module, saved)
+                if saved["averaging_state"]["n_averaged"] == 0:
+                    with warnings.catch_warnings():  # that there is no average in it
+                        warnings.simplefilter("ignore")
+                        weights = {"state_dict": pl_module.state_dict()}
+                        callback.on_load_checkpoint(trainer, pl_module, weights)
+
+
+class CheckMonitors(Callback):
+    """Refuses a callback that waits for a figure that nobody logs, with the epoch saved.
+
+    Lightning does so before it saves the epoch.
+
+    Args:
+        last: The callback that keeps `last.ckpt`.
+    """
+
+    def __init__(self, last: ModelCheckpoint) -> None:
+        self.last = last
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look, if callbacks look after a validation."""
+        if not trainer.sanity_checking and not self._by_epoch(trainer):
+            self._check(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look, if callbacks look after an epoch."""
+        if self._by_epoch(trainer):
+            self._check(trainer)
+
+    def _by_epoch(self, trainer: Any) -> bool:
+        return trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1
+
+    def _check(self, trainer: Any) -> None:
+        for callback in () if trainer.fast_dev_run else trainer.callbacks:
+            monitor = getattr(callback, "monitor", None)
+            waits = isinstance(callback, EarlyStopping) and callback.strict
+            waits |= type(callback) is ModelCheckpoint
+            if waits and monitor and monitor not in trainer.callback_metrics:
+                path = f"{self.last.dirpath}/last.ckpt"
+                trainer.save_checkpoint(path, weights_only=False)
+                names = ", ".join(trainer.callback_metrics)
+                raise UserError(
+                    f"{type(callback).__name__} monitors {monitor}, which is not logged: {names} "
+                    f"are. {os.path.relpath(path)} has this epoch, to resume from"
+                )
 
 
 class SaveOnSignal(Callback):
@@ -152,6 +245,10 @@ class SaveOnSignal(Callback):
         batch_idx: int,
     ) -> None:
         """Save and stop, unless the step is an epoch's last: the epoch's own save comes soon."""
+        # Where steps are not waited for, ranks that ask each other would wait for each.
+        waits = trainer.world_size > 1 and pl_module.device.type != "cpu"
+        if waits and (batch_idx + 1) % LOOK_EVERY:
+            return
         told = self._any_told(trainer)
         # Half of an accumulated gradient is in no checkpoint, so such a step is finished first.
         whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0

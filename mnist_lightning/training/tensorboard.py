@@ -23,6 +23,28 @@ CHARTS = {
 }
 
 
+class Settings(Callback):
+    """Writes a run's settings and what it was made with into TensorBoard's HParams tab.
+
+    They stand beside its last `val/accuracy`.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the settings."""
+        logger = _tensorboard(trainer)
+        if logger is None or not trainer.is_global_zero:
+            return
+        from torch.utils.tensorboard.summary import hparams
+
+        # Not by the logger's `log_hyperparams`, which would put a made-up value into the curve.
+        settings = {
+            name: value if type(value) in (int, float) else str(value)  # True would be shown as 1
+            for name, value in {**logger.hparams, **made_with(trainer)}.items()
+        }
+        for summary in hparams(settings, {"val/accuracy": 0.0}):
+            logger.experiment._get_file_writer().add_summary(summary)
+
+
 class Pictures(Callback):
     """Writes into TensorBoard what the network learns and where it errs.
 
@@ -30,8 +52,7 @@ class Pictures(Callback):
       first layer's filters and its feature maps of one image; after each validation, the confusion
       matrix and the mistakes, of all processes' validation images.
     - Custom Scalars tab: loss and accuracy, of training and validation in one chart each.
-    - Graphs and HParams tabs: the network, and the run's settings and what it was made with beside
-      its last `val/accuracy`.
+    - Graphs tab: the network.
     - Projector tab: at the end, what the hidden layer makes of up to 1,000 images.
 
     Single images are validation images, or training images if none are held out; never test
@@ -45,26 +66,16 @@ class Pictures(Callback):
         self.answers: list[list[Tensor]] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the graph, the settings and the augmentation."""
+        """Write the graph and the augmentation."""
         logger = _tensorboard(trainer)
         if logger is None or not trainer.is_global_zero:
             return
-        from torch.utils.tensorboard.summary import hparams
-
         with warnings.catch_warnings():
             # The only way into the Graphs tab is by what newer torch calls deprecated.
             warnings.simplefilter("ignore", FutureWarning)
             logger.experiment.add_graph(_copy(pl_module), torch.zeros(1, 1, 28, 28))
 
         logger.experiment.add_custom_scalars(CHARTS)
-        # Not by the logger's `log_hyperparams`, which would put a made-up value into the curve.
-        settings = {
-            name: value if type(value) in (int, float) else str(value)  # True would be shown as 1
-            for name, value in {**logger.hparams, **made_with(trainer)}.items()
-        }
-        for summary in hparams(settings, {"val/accuracy": 0.0}):
-            logger.experiment._get_file_writer().add_summary(summary)
-
         data = trainer.datamodule  # type: ignore[attr-defined]
         if data.augmentation:
             original, other = to_pixels(data.train_images[data.train_indices[:2]]).cpu()

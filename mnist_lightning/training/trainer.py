@@ -1,7 +1,9 @@
 """Trainer: Lightning's, with safe checkpoints, signals and predictions in a file."""
 
 import copy
+import itertools
 import json
+import os
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,12 +15,15 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from mnist_lightning.checkpoint import load
 from mnist_lightning.data.predictions import MARK, write_predictions
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import check_output, replace_file
+from mnist_lightning.runs import UNNAMED
 from mnist_lightning.training.progress import (
     Bar,
     EpochLine,
@@ -28,8 +33,18 @@ from mnist_lightning.training.progress import (
     sentence,
 )
 from mnist_lightning.training.record import Record
-from mnist_lightning.training.saving import SafeModelCheckpoint, SaveOnSignal, VerifiedCheckpointIO
+from mnist_lightning.training.saving import (
+    CheckMonitors,
+    FollowUntilAveraged,
+    SafeModelCheckpoint,
+    SaveOnSignal,
+    VerifiedCheckpointIO,
+)
 from mnist_lightning.training.speed import Throughput
+from mnist_lightning.training.tensorboard import Settings
+
+# Loggers that give each run a folder; what they log, and all else that a run makes, lies in it.
+WITH_FOLDERS = (TensorBoardLogger, CSVLogger)
 
 # How a file of figures is known as ours.
 FIGURES = rb'\A\{\n  "mnist_lightning": "'
@@ -43,6 +58,9 @@ class Trainer(pl.Trainer):
     It keeps `best.ckpt`, by `val/accuracy`, and `last.ckpt`, each whole at any moment; gives each
     run a folder of its own; ends on SIGTERM, SIGHUP or Ctrl-C with `last.ckpt` saved; prints a line
     an epoch; logs `train/images_per_second`; and `validate`, `test` and `predict` can write a file.
+
+    A run's folder is that of its first TensorBoardLogger or CSVLogger, or else a new one in
+    `runs/mnist`.
 
     Args:
         callbacks: Callbacks beside those that do this.
@@ -68,19 +86,28 @@ class Trainer(pl.Trainer):
     ) -> None:
         # Lightning 2.6 asks torch about its trees in a way that newer torch calls deprecated.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated.*")
+        # A CSVLogger's folder holds config.yaml.
+        warnings.filterwarnings("ignore", message="Experiment logs directory .* is not empty")
+        # The interval is then shortened.
+        warnings.filterwarnings("ignore", message=".*smaller than the logging interval")
         drop_unwanted_lines()
         given = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
-        always: list[Callback] = []
+        always: list[Callback] = [Throughput(), EpochLine(), Record(), Settings()]
         self.differences = ""  # from base.yaml, as the command line finds them
         self.kept: list[SafeModelCheckpoint] = []
+        self.folder: str | None = None
+        first: list[Callback] = []
+        if settings.get("barebones"):
+            always, enable_checkpointing = [], False
         if enable_checkpointing is not False:
             best = SafeModelCheckpoint("best", monitor="val/accuracy", mode="max")
             last = SafeModelCheckpoint("last")
             self.kept = [best, last]
-            always = [SaveOnSignal(last), Throughput(), EpochLine(), Record(), *self.kept]
+            first = [FollowUntilAveraged(), CheckMonitors(last)]
+            always = [SaveOnSignal(last), *always, *self.kept]
         has_bar = any(isinstance(callback, ProgressBar) for callback in given)
         if enable_progress_bar is None:
-            enable_progress_bar = has_bar or has_room_for_a_bar()
+            enable_progress_bar = has_bar or (has_room_for_a_bar() and bool(always))
         if enable_progress_bar and not has_bar:
             always.append(Bar())
         self.checkpoint_io = VerifiedCheckpointIO()
@@ -88,34 +115,71 @@ class Trainer(pl.Trainer):
         try:
             super().__init__(
                 # What others do at a step's end, as averaging, belongs into what a signal saves.
-                callbacks=[*given, *always],
+                callbacks=[*first, *given, *always],
                 plugins=[*plugins, self.checkpoint_io],
                 enable_checkpointing=enable_checkpointing,
                 enable_progress_bar=enable_progress_bar,
                 enable_model_summary=enable_model_summary,
                 **settings,
             )
-        except ValueError as error:  # arguments that do not go together
+        except (ValueError, RuntimeError) as error:  # arguments that do not go together
             raise MisconfigurationException(str(error)) from error
         if self.precision in TRUE_HALF_OR_DOUBLE:
             raise MisconfigurationException(
                 f"trainer.precision {self.precision}: pixels and warps are float32; "
                 "use 32-true, 16-mixed or bf16-mixed"
             )
+        for few, many in (("min_epochs", "max_epochs"), ("min_steps", "max_steps")):
+            low, high = settings.get(few) or 0, settings.get(many)
+            if high not in (None, -1) and low > high:
+                raise MisconfigurationException(f"trainer.{few} {low} is above {many}, {high}")
+        if settings.get("check_val_every_n_epoch") == 0:
+            raise MisconfigurationException(
+                "trainer.check_val_every_n_epoch 0: for no validation, give data.val_size 0"
+            )
+        asked = self.num_devices * self.num_nodes
+        # Lightning refuses too many tasks, and trains on one if there is one.
+        tasks = int(os.environ["SLURM_NTASKS"]) if SLURMEnvironment.detect() else asked
+        if tasks < asked:
+            raise MisconfigurationException(
+                f"SLURM started {tasks} task(s) for {asked} devices: give srun --nodes "
+                f"{self.num_nodes} --ntasks-per-node {self.num_devices}"
+            )
 
-    def fit(self, *arguments: Any, **settings: Any) -> None:
+    @property
+    def log_dir(self) -> str | None:
+        """Return the run's folder, the same on every rank; to be asked for on all of them."""
+        logs = [logger.log_dir for logger in self.loggers if isinstance(logger, WITH_FOLDERS)]
+        return self.strategy.broadcast(logs[0]) if logs else self.folder or super().log_dir
+
+    def fit(self, *arguments: Any, init_weights: str | None = None, **settings: Any) -> None:
         """Train as Lightning does, in a folder that no other run takes at the same time.
 
         Args:
             arguments: Those of Lightning's `fit`.
+            init_weights: A checkpoint or `.safetensors` file whose weights a new run starts from.
             settings: Those of Lightning's `fit`.
+
+        Raises:
+            UserError: If the file's network is not this run's, the run resumes, or no batch is left
+                to train on.
         """
+        if self.limit_train_batches == 0:
+            raise UserError("trainer.limit_train_batches 0 leaves nothing to train on")
+        if init_weights is not None:
+            given = signature(pl.Trainer.fit).bind(self, *arguments, **settings).arguments
+            if given.get("ckpt_path") is not None:
+                raise UserError("init_weights starts a new run, ckpt_path resumes one: give either")
+            _start_from(given["model"], init_weights)
         claimed = []
         for i, logger in enumerate(self.loggers if self.is_global_zero else []):
-            claim = _claim_folder(logger) if isinstance(logger, TensorBoardLogger) else None
+            claim = _claim_folder(logger) if isinstance(logger, WITH_FOLDERS) else None
             if claim:
                 self.loggers[i] = claim
                 claimed.append(Path(claim.log_dir))
+        keeps = self.kept and not self.fast_dev_run  # type: ignore[attr-defined]
+        if keeps and not any(isinstance(logger, WITH_FOLDERS) for logger in self.loggers):
+            self.folder = self.strategy.broadcast(self.folder or self._claim_own_folder())
         try:
             super().fit(*arguments, **settings)
         except BaseException:
@@ -202,6 +266,20 @@ class Trainer(pl.Trainer):
         self._tell("test", verbose, output, ckpt_path)
         return results
 
+    def _claim_own_folder(self) -> str | None:
+        """Make a folder for a run whose loggers have none, in `runs/mnist`."""
+        if not self.is_global_zero:
+            return None
+        parent = Path(self.default_root_dir, UNNAMED)
+        number = next(i for i in itertools.count() if not (parent / f"version_{i}").exists())
+        while True:
+            folder = parent / f"version_{number}"
+            try:
+                folder.mkdir(parents=True)
+                return str(folder)
+            except FileExistsError:  # another run, at this instant
+                number += 1
+
     def predict(
         self,
         *arguments: Any,
@@ -279,7 +357,16 @@ def _check_figures(
         check_output(Path(output), FIGURES, inputs, overwrite, flag="--overwrite true")
 
 
-def _claim_folder(logger: TensorBoardLogger) -> TensorBoardLogger | None:
+def _start_from(module: Any, path: str) -> None:
+    """Put a file's weights into a module's network."""
+    weights = load(path).state_dict()
+    here = module.network.state_dict()
+    if {n: w.shape for n, w in weights.items()} != {n: w.shape for n, w in here.items()}:
+        raise UserError(f"{path} holds another network than this run's: give the settings of it")
+    module.network.load_state_dict(weights)
+
+
+def _claim_folder(logger: Any) -> Any:
     """Make a new run's folder, so that another run that starts now takes a later version.
 
     Returns:
