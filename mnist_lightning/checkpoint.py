@@ -7,6 +7,7 @@ time.
 
 import hashlib
 import json
+from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -56,17 +57,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint that `fit` wrote, and run no code that it may carry.
 
     Args:
-        path: A file's path; no address.
+        path: A file's path; no address. A `.safetensors` file is one without a run's progress.
 
     Returns:
         Lightning's checkpoint, with its tensors on the CPU. Settings that it lacks, since they are
-        newer, have their defaults.
+        newer, have their defaults. Weights of a network that was compiled have its own names.
 
     Raises:
         FileNotFoundError: If there is no such file.
         UserError: If the file is not a whole checkpoint of this project, or its weights are not
             those of the network that its settings describe.
     """
+    if Path(path).suffix == ".safetensors":
+        return _as_checkpoint(Path(path))
     if not Path(path).is_file():  # reading a pipe might never end
         raise FileNotFoundError(f"there is no checkpoint file {path}")
     try:
@@ -87,6 +90,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             raise UserError(f"{path} is not a checkpoint of mnist_lightning: look at its {name}")
     saved = checkpoint.get("hyper_parameters", {})
     checkpoint["hyper_parameters"] = NETWORK_SETTINGS | BEFORE | saved
+    checkpoint["state_dict"] = {
+        name.replace("_orig_mod.", ""): weight for name, weight in checkpoint["state_dict"].items()
+    }
     _compare(path, *_network_of(checkpoint))
     return checkpoint
 
@@ -127,6 +133,20 @@ def to_safetensors(network: ConvNet | Ensemble) -> bytes:
     }
     metadata["settings_sha256"] = _digest_of_settings(metadata)
     return safetensors.torch.save(weights, metadata)
+
+
+def _as_checkpoint(path: Path) -> dict[str, Any]:
+    settings, weights = _read_safetensors(path)
+    if any(each != settings[0] for each in settings):
+        raise UserError(f"{path} holds networks of several kinds, which only read and report take")
+    return {
+        "epoch": 0,
+        "global_step": 0,
+        "pytorch-lightning_version": version("lightning"),
+        "mnist_lightning_format": CHECKPOINT_FORMAT,
+        "state_dict": {f"network.{name}": weight for name, weight in weights.items()},
+        "hyper_parameters": NETWORK_SETTINGS | BEFORE | settings[0] | {"members": len(settings)},
+    }
 
 
 def _load(path: Path) -> ConvNet | Ensemble:

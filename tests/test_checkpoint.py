@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from mnist_lightning.checkpoint import load, read_checkpoint, to_safetensors
+from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.network import ConvNet, Ensemble
+from mnist_lightning.training.classifier import MNISTClassifier
 
 
 def test_load_gives_the_network_ready_to_use(smoke: Path) -> None:
@@ -92,3 +94,37 @@ def test_several_files_make_an_ensemble_that_fits_in_one(tmp_path: Path) -> None
     together = load(tmp_path / "both.safetensors")
     assert isinstance(together, Ensemble) and not together.training
     assert torch.equal(together(pixels), ensemble(pixels))
+
+
+def test_a_compiled_networks_checkpoint_is_read(smoke: Path, tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(smoke / "runs/smoke/version_0/checkpoints/last.ckpt")
+    plain = checkpoint["state_dict"]
+    compiled = {k.replace("network.", "network._orig_mod."): w for k, w in plain.items()}
+    torch.save({**checkpoint, "state_dict": compiled}, tmp_path / "x.ckpt")
+    assert read_checkpoint(tmp_path / "x.ckpt")["state_dict"].keys() == plain.keys()
+    classifier = MNISTClassifier.load_from_checkpoint(tmp_path / "x.ckpt", map_location="cpu")
+    assert torch.equal(classifier.network.conv1.weight, plain["network.conv1.weight"])  # type: ignore[union-attr, arg-type]
+    classifier.network = torch.compile(classifier.network)  # type: ignore[assignment]
+    given = {"state_dict": dict(plain)}
+    classifier.on_load_checkpoint(given)
+    assert given["state_dict"].keys() == compiled.keys()
+
+
+def test_a_safetensors_file_is_a_checkpoint_without_progress(tmp_path: Path) -> None:
+    network = Ensemble([ConvNet((2,), hidden=4), ConvNet((2,), hidden=4)])
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(to_safetensors(network))
+    checkpoint = read_checkpoint(path)
+    settings = checkpoint["hyper_parameters"]
+    assert settings["members"] == 2 and settings["hidden"] == 4
+    MNISTClassifier(**settings).load_state_dict(checkpoint["state_dict"])
+    mixed = Ensemble([ConvNet((2,), hidden=4), ConvNet((2,), hidden=5)])
+    path.write_bytes(to_safetensors(mixed))
+    with pytest.raises(ValueError, match="holds networks of several kinds"):
+        read_checkpoint(path)
+
+
+def test_a_checkpoint_gives_its_datamodule_back(smoke: Path) -> None:
+    path = smoke / "runs/smoke/version_0/checkpoints/last.ckpt"
+    data = MNISTDataModule.load_from_checkpoint(path, weights_only=True)
+    assert data.train_size == 5120 and data.val_size == 500

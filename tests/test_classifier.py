@@ -134,6 +134,33 @@ def test_a_new_run_starts_from_a_files_weights(root: str, tmp_path: Path) -> Non
         run.fit(second, data, ckpt_path=path, init_weights=path)
 
 
+SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "momentum": 0.9}}
+
+
+def test_another_optimizer_of_torchs_takes_adams_place(root: str) -> None:
+    watch, data = Watch(), MNISTDataModule(root, train_size=256, val_size=100)
+    step = {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 1}}
+    run = trainer(max_epochs=2, callbacks=[watch])
+    run.fit(small(optimizer=SGD, lr_scheduler=step), data)
+    assert type(run.optimizers[0]) is torch.optim.SGD
+    assert watch.rates == pytest.approx([0.1, 0.1, 0.01, 0.01])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"lr_scheduler": SGD}, "lr_scheduler wants an optimizer"),
+        ({"optimizer": SGD, "learning_rate": 0.1}, "has a rate of its own"),
+        ({"optimizer": SGD, "schedule": "constant"}, "has a rate of its own"),
+        ({"optimizer": {"class_path": "os.system"}}, "os.system is no Optimizer of torch's"),
+        ({"optimizer": SGD, "lr_scheduler": SGD}, "SGD is no LRScheduler of torch's"),
+    ],
+)
+def test_an_optimizer_that_can_not_be_is_refused(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        small(**arguments)
+
+
 @pytest.mark.parametrize("clip", [None, 1.0])
 def test_half_precision_clips_gradients(clip: float | None, root: str) -> None:
     run = trainer(precision="bf16-mixed", gradient_clip_val=clip, max_epochs=1)
@@ -283,6 +310,7 @@ def test_a_run_is_resumed_in_the_same_process_to_the_same_bits(
 def test_every_setting_is_saved_by_name_and_an_unknown_one_named() -> None:
     saved = MNISTClassifier(channels=(8, 16), views=True, members=2).hparams
     names = {*signature(ConvNet).parameters, "members", "learning_rate", "schedule"}
+    names |= {"optimizer", "lr_scheduler"}
     assert saved.keys() == names
     assert saved["channels"] == [8, 16]  # as plain YAML can hold it, whichever was given
     assert MNISTClassifier(channels=[8, 16]).hparams["channels"] == [8, 16]

@@ -279,6 +279,8 @@ def test_base_yaml_states_the_defaults(
     base = printed(monkeypatch, capsys)
     assert call(monkeypatch, "validate", "--print_config") == 0  # which has no file below it
     defaults = yaml.safe_load(capsys.readouterr().out)
+    for name in ("optimizer", "lr_scheduler"):  # which fit takes by flags of their own
+        assert defaults["model"].pop(name) is base.pop(name) is None
     for part in ("model", "data", "seed_everything"):
         assert base[part] == defaults[part]
     differ = {name for name, value in base["trainer"].items() if value != defaults["trainer"][name]}

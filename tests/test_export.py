@@ -1,4 +1,6 @@
+import re
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 from conftest import CONFIGS, call, run
 
 from mnist_lightning.checkpoint import PRETRAINED, load, to_safetensors
-from mnist_lightning.commands.export import MARK, largest_difference, to_pt2
+from mnist_lightning.commands.export import MARK, export, largest_difference, to_pt2
 from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.files import is_ours
 from mnist_lightning.network import ConvNet, to_pixels
@@ -54,6 +56,7 @@ def test_onnx_says_what_it_reads(onnx_file: Path) -> None:
     assert metadata["labels"] == "0,1,2,3,4,5,6,7,8,9"
     assert metadata["producer"].startswith("mnist_lightning ")
     assert "[0, 1]" in metadata["input"]
+    assert metadata["torch"] == version("torch") and metadata["opset"] == "20"
 
 
 @pytest.mark.parametrize("views", [False, True])
@@ -106,7 +109,7 @@ def test_an_export_that_reads_other_digits_is_refused() -> None:
     def constant(digit: int) -> Any:
         return lambda pixels: torch.eye(10)[digit].expand(len(pixels), 10)
 
-    assert largest_difference(constant(3), constant(3)) == 0
+    assert largest_difference(constant(3), constant(3)) == (0, 0)
     with pytest.raises(ValueError, match="10000 of 10,000 test images differently"):
         largest_difference(constant(3), constant(4))
 
@@ -177,3 +180,21 @@ def test_a_missing_package_is_named_before_the_work(
         f"error: onnxscript is missing: {sys.executable} -m pip install onnx onnxruntime onnxscript"
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_eight_bits_read_almost_the_same_digits_from_a_quarter_of_the_size(tmp_path: Path) -> None:
+    small = tmp_path / "small.onnx"
+    line = export([], small, int8=True)
+    assert re.search(
+        r" \(torch .*, opset 20\): (the same digits|another digit .* for \d+ of)", line
+    )
+    assert small.stat().st_size < 700_000 and is_ours(small, MARK)
+    with pytest.raises(ValueError, match="--int8 is for .onnx files"):
+        export([], tmp_path / "x.pt2", int8=True)
+
+
+def test_a_pt2_file_says_which_torch_reads_it(tmp_path: Path) -> None:
+    assert f"torch {version('torch')}, or a newer one, reads it" in export([], tmp_path / "x.pt2")
+    extra = {"torch": ""}
+    torch.export.load(tmp_path / "x.pt2", extra_files=extra)
+    assert extra["torch"] == version("torch")

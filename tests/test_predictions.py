@@ -21,6 +21,17 @@ def test_predictions_come_back_as_they_went(tmp_path: Path) -> None:
     torch.testing.assert_close(read, probabilities, atol=1e-6, rtol=1e-5)
 
 
+def test_true_labels_stand_beside_the_digits_and_are_not_read(tmp_path: Path) -> None:
+    path, probabilities = tmp_path / "x.csv", torch.rand(3, 10).softmax(1)
+    labels = torch.tensor([1, 0, 3])
+    write_predictions(path, "MNIST/test", np.array([5, 2, 9]), probabilities, labels)
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    assert [row[3] for row in rows] == ["label", "1", "0", "3"]
+    read = read_predictions(path)
+    torch.testing.assert_close(read[2], probabilities, atol=1e-6, rtol=1e-5)
+    assert read[1].tolist() == [5, 2, 9]
+
+
 @pytest.mark.parametrize(
     ("lines", "words"),
     [

@@ -110,6 +110,16 @@ def test_a_file_without_a_run_gives_a_report_without_curves_and_replaces_the_las
     assert "no curves" in text and "<th scope=row>hidden</th><td>4</td>" in text
 
 
+def test_all_errors_are_listed_by_number(made: Any) -> None:
+    text = (made.folder / "report.html").read_text()
+    errors = int(re.search(r"<h1>([\d,]+) of", text)[1].replace(",", ""))  # type: ignore[index]
+    rows = re.findall(r"<tr><td>(\d+)<td>(\d)<td>(\d)<td>", text)
+    _, labels = read_test_set()
+    assert len(rows) == errors and len({number for number, *_ in rows}) == errors
+    for number, true, read in rows[:100]:
+        assert labels[int(number)] == int(true) != int(read)
+
+
 @pytest.mark.parametrize("name", ["report.html", "mistakes.png", "curves.png"])
 def test_a_users_own_files_are_refused_before_the_work(
     name: str, small: list[str], monkeypatch: pytest.MonkeyPatch

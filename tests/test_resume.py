@@ -183,6 +183,24 @@ def test_without_a_path_the_newest_runs_checkpoint_is_tested(
     assert f"test takes {FOLDER}/last.ckpt" in capsys.readouterr().out
 
 
+def test_a_run_resumes_with_the_optimizer_that_it_began_with(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = ["--data.train_size=64", "--data.val_size=10", "--model.learning_rate=0.003"]
+    sgd = ["--optimizer=SGD", "--optimizer.lr=0.1", "--optimizer.momentum=0.9"]
+    auto = "--ckpt_path=auto"
+    assert fit(monkeypatch, root, *few, *sgd, "--trainer.max_epochs=1") == 0
+    other = fit(monkeypatch, root, *few, auto, "--optimizer=Adam")
+    assert isinstance(other, str) and "in the checkpoint: leave it out" in other
+    assert fit(monkeypatch, root, *few, auto, "--trainer.max_epochs=2") == 0
+    assert fit(monkeypatch, root, *few, *sgd, auto, "--trainer.max_epochs=3") == 0
+    saved = read_checkpoint(f"{FOLDER}/last.ckpt")
+    assert saved["epoch"] == 2 and "momentum_buffer" in saved["optimizer_states"][0]["state"][0]
+    wanted = fit(monkeypatch, root, *few, "--lr_scheduler=StepLR", "--lr_scheduler.step_size=1")
+    assert wanted == "error: lr_scheduler wants an optimizer: --optimizer Adam, say"
+
+
 # -- two runs at one instant
 
 

@@ -3,19 +3,23 @@
     python -m mnist_lightning export model.onnx
     python -m mnist_lightning export --ckpt_path runs/base/version_0/checkpoints/best.ckpt model.pt2
     python -m mnist_lightning export model.safetensors
+    python -m mnist_lightning export --int8 small.onnx
 
 `.onnx` and `.pt2` take pixels, float32 `(B, 1, 28, 28)` in [0, 1] for any B, and return logits and
 probabilities, `(B, 10)` each, and are compared with the network on all 10,000 test images before
 they are written. `.safetensors` holds the weights and the network's settings, as `load` and
-`--ckpt_path` read them. A file that no export wrote is replaced only with `--overwrite`.
+`--ckpt_path` read them. `--int8` makes an
+ONNX file a quarter as large. A file that no export wrote is replaced only with `--overwrite`.
 """
 
 import io
+import logging
 import sys
 from collections.abc import Callable
 from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +37,13 @@ METADATA = {
     "labels": ",".join(str(digit) for digit in range(10)),
     "input": "pixels, float32 (batch, 1, 28, 28) in [0, 1], light ink on black",
     "producer": f"mnist_lightning {version('mnist_lightning')}",
+    "torch": version("torch"),
 }
+
+OPSET = 20  # of ONNX
+
+# Most test images that 8 bits may read differently: twice a seed's standard deviation, and more.
+MAX_DIFFERING = 20
 
 # How an exported file is known as ours: by METADATA's producer, or safetensors' metadata.
 MARK = rb"producer.{0,100}mnist_lightning \d|mnist_lightning_format"
@@ -76,13 +86,33 @@ def to_onnx(network: nn.Module) -> bytes:
         input_names=["pixels"],
         output_names=["logits", "probabilities"],
         dynamic_shapes=({0: "batch"},),
+        opset_version=OPSET,
         verbose=False,
     )
     assert program is not None
     model = program.model_proto
-    for key, value in METADATA.items():
+    for key, value in {**METADATA, "opset": f"{OPSET}"}.items():
         model.metadata_props.add(key=key, value=value)
     return model.SerializeToString()
+
+
+def to_int8(contents: bytes) -> bytes:
+    """Return an ONNX file with its weights in 8 bits, a quarter of the size.
+
+    Args:
+        contents: A file of `to_onnx`.
+    """
+    import onnx
+    from onnxruntime.quantization import quantize_dynamic
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "int8.onnx")
+        logging.disable(logging.WARNING)  # it advises steps for models that lack shapes
+        try:
+            quantize_dynamic(onnx.load_from_string(contents), path)
+        finally:
+            logging.disable(logging.NOTSET)
+        return path.read_bytes()
 
 
 def to_pt2(network: nn.Module) -> bytes:
@@ -104,18 +134,19 @@ def to_pt2(network: nn.Module) -> bytes:
     return contents.getvalue()
 
 
-def largest_difference(network: Run, exported: Run) -> float:
+def largest_difference(network: Run, exported: Run, allowed: int = 0) -> tuple[float, int]:
     """Compare an exported network with its original on MNIST's 10,000 test images.
 
     Args:
         network: The original.
         exported: What other programs would run.
+        allowed: How many images it may read as another digit.
 
     Returns:
-        The largest absolute difference between two probabilities.
+        The largest absolute difference between two probabilities, and the number of those images.
 
     Raises:
-        UserError: If the two read any image as different digits.
+        UserError: If it reads more images differently.
     """
     images, _ = read_test_set()
     largest, differing = 0.0, 0
@@ -125,12 +156,12 @@ def largest_difference(network: Run, exported: Run) -> float:
             expected, actual = network(pixels), exported(pixels)
         differing += int((expected.argmax(1) != actual.argmax(1)).sum())
         largest = max(largest, float((expected.softmax(1) - actual.softmax(1)).abs().max()))
-    if differing:
+    if differing > allowed:
         raise UserError(f"the export would read {differing} of 10,000 test images differently")
-    return largest
+    return largest, differing
 
 
-def export(paths: list[str], output: Path, overwrite: bool = False) -> str:
+def export(paths: list[str], output: Path, overwrite: bool = False, int8: bool = False) -> str:
     """Write a network in the format that the output's suffix names.
 
     Args:
@@ -138,6 +169,7 @@ def export(paths: list[str], output: Path, overwrite: bool = False) -> str:
         output: A file that ends in `.onnx`, `.pt2` or `.safetensors`; one that an export wrote is
             replaced.
         overwrite: Whether to replace any other one.
+        int8: Whether an ONNX file's weights have 8 bits.
 
     Returns:
         A line that says what was written and how it compares.
@@ -150,6 +182,8 @@ def export(paths: list[str], output: Path, overwrite: bool = False) -> str:
     """
     if output.suffix not in (".onnx", ".pt2", ".safetensors"):
         raise UserError(f"{output} must end in .onnx, .pt2 or .safetensors")
+    if int8 and output.suffix != ".onnx":
+        raise UserError(f"--int8 is for .onnx files, and {output} is none")
     check_output(output, MARK, paths, overwrite)
     if output.suffix == ".onnx":
         need("onnx", "onnxruntime", "onnxscript")
@@ -160,16 +194,20 @@ def export(paths: list[str], output: Path, overwrite: bool = False) -> str:
         return f"wrote {output}: the same weights"
     if output.suffix == ".onnx":
         contents = to_onnx(network)
+        if int8:
+            contents = to_int8(contents)
         exported = _run_onnx(contents)
     else:
         contents = to_pt2(network)
         exported = _run_pt2(contents)
-    difference = largest_difference(network, exported)
+    difference, differing = largest_difference(network, exported, MAX_DIFFERING if int8 else 0)
     replace_file(output, contents)
-    return (
-        f"wrote {output}: the same digits as torch for all 10,000 test images, "
-        f"probabilities within {difference:.1g}"
-    )
+    by = f"torch {METADATA['torch']}"
+    by += f", opset {OPSET}" if output.suffix == ".onnx" else ", or a newer one, reads it"
+    digits = "the same digits as torch for all 10,000 test images"
+    if differing:
+        digits = f"another digit than torch for {differing} of 10,000 test images"
+    return f"wrote {output} ({by}): {digits}, probabilities within {difference:.1g}"
 
 
 def _run_onnx(contents: bytes) -> Run:
@@ -188,5 +226,6 @@ def main(arguments: list[str]) -> None:
     """Run the command line."""
     parser = make_parser("export", __doc__, writes=True)
     parser.add_argument("output", type=Path, help="a file that ends in .onnx, .pt2 or .safetensors")
+    parser.add_argument("--int8", action="store_true", help="8-bit weights, for .onnx")
     options = parser.parse_args(arguments)
-    print(printable(export(options.ckpt_path, options.output, options.overwrite)))
+    print(printable(export(options.ckpt_path, options.output, options.overwrite, options.int8)))

@@ -31,7 +31,7 @@ from mnist_lightning.figures.measures import layer_output, wilson_interval
 from mnist_lightning.files import PNG, check_folder, check_output, is_ours, replace_file
 from mnist_lightning.network import ConvNet, Ensemble, networks_of, to_pixels
 from mnist_lightning.runs import Curves, read_curves, run_folder
-from mnist_lightning.text import printable
+from mnist_lightning.text import percent, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -194,6 +194,15 @@ def _page(
         f"<div><dt>{name}</dt><dd>{value}</dd><p>{note}</p></div>" for name, value, note in numbers
     )
 
+    predicted = probabilities.argmax(dim=1)
+    wrong = (predicted != labels).nonzero().flatten().tolist()
+    wrong.sort(key=lambda i: -float(probabilities[i, predicted[i]]))
+    misread = "".join(
+        f"<tr><td>{i}<td>{labels[i]}<td>{predicted[i]}"
+        f"<td>{percent(float(probabilities[i, predicted[i]]))}"
+        f"<td>{percent(float(probabilities[i, labels[i]]))}</tr>"
+        for i in wrong
+    )
     settings = run.get("hyper_parameters", {"members": len(members)} | members[0].settings)
     settings = settings | run.get("datamodule_hyper_parameters", {})
     settings = settings | run.get("made_with", {})  # earlier checkpoints do not say
@@ -216,6 +225,7 @@ def _page(
         source=escape(printable(source)),
         steps=f", after {run['global_step']:,} training steps" if run else "",
         tiles=tiles,
+        misread=misread,
         errs=show(*NARROW, *ERRORS),
         learned=show(*LEARNED),
         missing=missing,

@@ -216,8 +216,7 @@ class MNISTDataModule(pl.LightningDataModule):
         Raises:
             UserError: If the seed or the file of pseudo-labels is not the checkpoint's.
         """
-        assert self.trainer is not None
-        if self.trainer.state.fn != "fit":
+        if self.trainer is None or self.trainer.state.fn != "fit":  # None: load_from_checkpoint
             return
         if state_dict["seed"] != self.seed:
             raise UserError(

@@ -9,11 +9,21 @@ from torch import Tensor
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import replace_file
 
-HEADER = ",".join(["set", "image", "digit", *(f"p{digit}" for digit in range(10))])
-MARK = rb"\A" + HEADER.encode()
+PROBABILITIES = ",".join(f"p{digit}" for digit in range(10))
+HEADER = f"set,image,digit,{PROBABILITIES}"
+LABELED = (
+    f"set,image,digit,label,{PROBABILITIES}"  # of test images, whose labels nobody learns from
+)
+MARK = rb"\Aset,image,digit,(label,)?" + PROBABILITIES.encode()
 
 
-def write_predictions(path: Path, set_: str, indices: np.ndarray, probabilities: Tensor) -> None:
+def write_predictions(
+    path: Path,
+    set_: str,
+    indices: np.ndarray,
+    probabilities: Tensor,
+    labels: Tensor | None = None,
+) -> None:
     """Write each image's most probable digit and all ten probabilities.
 
     Args:
@@ -21,14 +31,16 @@ def write_predictions(path: Path, set_: str, indices: np.ndarray, probabilities:
         set_: The set of the images, such as `MNIST/train` or `MNIST/test`.
         indices: int64 `(N,)`, the images' indices in it.
         probabilities: Float `(N, 10)`.
+        labels: int64 `(N,)`, the true digits, to stand beside those read; None for no such column.
 
     Raises:
         OSError: If the file can't be written.
     """
-    lines = [HEADER]
-    for image, row in zip(indices.tolist(), probabilities.tolist(), strict=True):
-        digit = row.index(max(row))
-        lines.append(",".join([set_, f"{image}", f"{digit}", *(f"{p:.6g}" for p in row)]))
+    lines = [HEADER if labels is None else LABELED]
+    true = [""] * len(indices) if labels is None else [f",{label}" for label in labels.tolist()]
+    for image, label, row in zip(indices.tolist(), true, probabilities.tolist(), strict=True):
+        digit = f"{row.index(max(row))}{label}"
+        lines.append(",".join([set_, f"{image}", digit, *(f"{p:.6g}" for p in row)]))
     replace_file(path, "\n".join([*lines, ""]).encode())
 
 
@@ -49,13 +61,15 @@ def read_predictions(path: str | Path) -> tuple[str, np.ndarray, Tensor]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file of predictions {path}")
     header, *lines = Path(path).read_text(errors="replace").splitlines() or [""]
-    if header != HEADER:
+    labeled = header == LABELED
+    if not labeled and header != HEADER:
         raise UserError(f"{path} was not written by predict: its first line is not {HEADER}")
     if not lines:
         raise UserError(f"{path} holds no predictions")
     sets, indices, rows = set(), [], []
     for number, line in enumerate(lines, start=2):
         set_, *fields = line.split(",")
+        del fields[2 : 3 if labeled else 2]  # the true labels are never learned from
         try:
             index, _, *row = [int(field) for field in fields[:2]] + [float(p) for p in fields[2:]]
             is_right = set_.endswith(("/train", "/test")) and len(row) == 10 and min(row) >= 0

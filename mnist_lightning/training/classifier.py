@@ -47,6 +47,10 @@ class MNISTClassifier(pl.LightningModule):
         schedule: `one_cycle` rises over the first 30% of all steps and falls to almost 0 over the
             others, while Adam's first beta moves from 0.95 to 0.85 and back (torch's OneCycleLR);
             `constant` keeps both as they are, at 0.9 for beta.
+        optimizer: Another optimizer of torch's in place of Adam, as
+            `{"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}`; `learning_rate` and
+            `schedule` are then not used, and the rate is constant.
+        lr_scheduler: A scheduler of torch's for it, likewise, which steps once an epoch.
         network: The arguments of each `ConvNet`.
 
     Raises:
@@ -59,9 +63,20 @@ class MNISTClassifier(pl.LightningModule):
         members: int = 1,
         learning_rate: float = 3e-3,
         schedule: Literal["one_cycle", "constant"] = "one_cycle",
+        optimizer: dict[str, Any] | None = None,
+        lr_scheduler: dict[str, Any] | None = None,
         **network: Any,
     ) -> None:
         super().__init__()
+        if lr_scheduler and not optimizer:
+            raise UserError("lr_scheduler wants an optimizer: --optimizer Adam, say")
+        if optimizer and (learning_rate, schedule) != (3e-3, "one_cycle"):
+            raise UserError(
+                "an optimizer has a rate of its own: leave out learning_rate and schedule"
+            )
+        for choice, module in ((optimizer, torch.optim), (lr_scheduler, torch.optim.lr_scheduler)):
+            if choice:
+                _torchs_own(choice, module)
         if members < 1:
             raise UserError(f"members {members} must be 1 or more")
         if not 0 < learning_rate < math.inf:
@@ -75,7 +90,8 @@ class MNISTClassifier(pl.LightningModule):
         self.network.to(memory_format=torch.channels_last)
         self.members = members
         self.learning_rate = learning_rate
-        self.schedule = schedule
+        self.schedule = "constant" if optimizer else schedule
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.metrics = nn.ModuleDict({"val": _metrics(), "test": _metrics()})
         self.losses = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
 
@@ -89,7 +105,13 @@ class MNISTClassifier(pl.LightningModule):
             self.seed = run_seed(self.trainer)
 
     def on_fit_start(self) -> None:
-        """Plan anew if a callback has found another learning rate or batch size."""
+        """Plan anew if a callback has found another learning rate or batch size.
+
+        Raises:
+            UserError: If it searched for the rate of an optimizer that has one of its own.
+        """
+        if self.optimizer and self.learning_rate != self.planned_for[0]:
+            raise UserError("LearningRateFinder finds model.learning_rate, and optimizer.lr counts")
         if self.planned_for != (self.learning_rate, self.trainer.num_training_batches):
             self.trainer.strategy.setup_optimizers(self.trainer)
         averages = [c for c in self.trainer.callbacks if isinstance(c, StochasticWeightAveraging)]  # type: ignore[attr-defined]
@@ -139,6 +161,16 @@ class MNISTClassifier(pl.LightningModule):
                 )
         checkpoint["mnist_lightning_format"] = CHECKPOINT_FORMAT
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Give the weights the names that they have in this network, which may be compiled."""
+        names = {name.replace("_orig_mod.", ""): name for name in self.state_dict()}
+        for part in checkpoint.keys() & {"state_dict", "current_model_state"}:
+            weights = checkpoint[part].items()
+            checkpoint[part] = {
+                names.get(plain := name.replace("_orig_mod.", ""), plain): weight
+                for name, weight in weights
+            }
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean cross-entropy of a batch.
 
@@ -179,14 +211,16 @@ class MNISTClassifier(pl.LightningModule):
         return self(batch[0]).softmax(dim=1)
 
     def configure_optimizers(self) -> Any:
-        """Return Adam, and the schedule over all steps of the run.
+        """Return Adam, and the schedule over all steps of the run; or what was chosen instead.
 
         Raises:
-            UserError: If `one_cycle` is to span a run without an end.
+            UserError: If `one_cycle` is to span a run without an end, or torch refuses the choice.
         """
         # A callback, StochasticWeightAveraging, later adds an epoch that has no part in the plan.
         self.planned_steps = steps = self.trainer.estimated_stepping_batches
         self.planned_for = (self.learning_rate, self.trainer.num_training_batches)
+        if self.optimizer:
+            return self._chosen()
         # Half precision can't clip what a fused optimizer scales back by itself.
         fused = not (self.trainer.gradient_clip_val and "mixed" in self.trainer.precision)
         optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=fused)
@@ -201,6 +235,21 @@ class MNISTClassifier(pl.LightningModule):
             optimizer, max_lr=self.learning_rate, total_steps=int(steps)
         )
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+    def _chosen(self) -> Any:
+        assert self.optimizer
+        try:
+            settings = self.optimizer.get("init_args", {})
+            optimizer = _torchs_own(self.optimizer, torch.optim)(self.parameters(), **settings)
+            if not self.lr_scheduler:
+                return optimizer
+            kind = _torchs_own(self.lr_scheduler, torch.optim.lr_scheduler)
+            settings = dict(self.lr_scheduler.get("init_args", {}))
+            monitor = settings.pop("monitor", None)  # of LightningCLI's ReduceLROnPlateau
+            scheduler = {"scheduler": kind(optimizer, **settings)}
+        except (TypeError, ValueError) as error:
+            raise UserError(f"torch refuses the optimizer or lr_scheduler: {error}") from error
+        return {"optimizer": optimizer, "lr_scheduler": scheduler | {"monitor": monitor}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Take a schedule's next step; after its end, as in the trials of BatchSizeFinder, none."""
@@ -249,6 +298,16 @@ class CalibrationError(MulticlassCalibrationError):
             return super().compute().to(self.device, torch.float32)
         finally:
             self.confidences, self.accuracies = states
+
+
+def _torchs_own(choice: dict[str, Any], module: Any) -> Any:
+    """Return the class that a choice names, which comes from a file, too: none but torch's own."""
+    name = str(choice.get("class_path")).rpartition(".")[2]
+    found = getattr(module, name, None)
+    base = torch.optim.Optimizer if module is torch.optim else torch.optim.lr_scheduler.LRScheduler
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise UserError(f"{choice.get('class_path')} is no {base.__name__} of torch's")
+    return found
 
 
 def _metrics() -> nn.ModuleDict:

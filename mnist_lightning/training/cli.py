@@ -31,7 +31,12 @@ import torch
 import yaml
 from jsonargparse import ActionConfigFile, DefaultHelpFormatter, Namespace
 from jsonargparse.typing import register_type, restricted_number_type
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import (
+    LightningArgumentParser,
+    LightningCLI,
+    LRSchedulerTypeTuple,
+    SaveConfigCallback,
+)
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.enums import LightningEnum
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -235,6 +240,11 @@ class CLI(LightningCLI):
         """Add `--ckpt_path`: Lightning's own help names words that are not taken here."""
         assert isinstance(parser, Parser)
         parser.add_argument("--ckpt_path", type=str | None, default=None, help=parser.ckpt_path)
+        if not self.parser.subparsers:  # fit's alone
+            parser.add_optimizer_args((torch.optim.Optimizer,))
+            parser.add_lr_scheduler_args(LRSchedulerTypeTuple)
+            for name in ("optimizer", "lr_scheduler"):  # a checkpoint keeps what is plain
+                parser.link_arguments(name, f"model.{name}", lambda each: each and each.as_dict())
         self.parser.subparsers.append(parser)
 
     @staticmethod
@@ -388,7 +398,7 @@ class CLI(LightningCLI):
 
 def _differences(config: Namespace, base: Namespace) -> str:
     """Return the settings in which a run differs from base.yaml, as flags without their dashes."""
-    places = ("config", "ckpt_path", "trainer.logger", "data.root")
+    places = ("config", "ckpt_path", "trainer.logger", "data.root", "optimizer", "lr_scheduler")
     return " ".join(
         f"{name}={_brief(value)}"
         for name, value in config.items()

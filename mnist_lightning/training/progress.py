@@ -133,7 +133,8 @@ class EpochLine(Callback):
         """Say what is trained, where and for how long."""
         self.started = time.perf_counter()  # a run resumed within an epoch does not start one
         num = sum(parameter.numel() for parameter in pl_module.parameters())
-        folder = f" in {os.path.relpath(str(trainer.log_dir))}" if trainer.loggers else ""
+        has_folder = trainer.loggers or getattr(trainer, "folder", None)
+        folder = f" in {os.path.relpath(str(trainer.log_dir))}" if has_folder else ""
         place = f"{trainer.strategy.root_device}"
         if trainer.world_size > 1:
             place = f"{trainer.world_size} processes"

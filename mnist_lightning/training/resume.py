@@ -85,6 +85,11 @@ def use_checkpoint(subcommand: str, config: Namespace, given: Namespace) -> Star
     if subcommand == "fit":
         _search_no_more(config, given)
     _take("model", checkpoint["hyper_parameters"], config, given, refuse=True)
+    for name in ("optimizer", "lr_scheduler") if subcommand == "fit" else ():
+        choice = checkpoint["hyper_parameters"].get(name)
+        config[name] = choice and Namespace(
+            class_path=choice["class_path"], init_args=Namespace(choice.get("init_args", {}))
+        )
     data = checkpoint.get("datamodule_hyper_parameters", {})  # or a user's own data
     if subcommand != "fit":
         saved = {name: data[name] for name in sorted(IMAGE_SETTINGS & data.keys())}
@@ -147,6 +152,8 @@ def _newest_of_name(config: Namespace) -> Start | None:
 
 def _read(path: str, subcommand: str) -> Start:
     """Read a checkpoint; if it is damaged, name the newest whole one of its run."""
+    if subcommand == "fit" and path.endswith(".safetensors"):
+        raise UserError(f"{path} has no run's progress: start a new one, --init_weights {path}")
     run = run_folder(path) if Path(path).resolve().parent.name == "checkpoints" else None
     newest, checkpoint, _ = (
         newest_checkpoint(run) if run and subcommand == "fit" else (None, {}, [])

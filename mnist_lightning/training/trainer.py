@@ -322,7 +322,9 @@ class Trainer(pl.Trainer):
             data = self.datamodule  # type: ignore[attr-defined]
             # Fewer than all if limit_predict_batches leaves some.
             indices = data.predict_indices[: len(probabilities)]
-            write_predictions(output, data.predict_images, indices, probabilities)
+            test = data.predict_images.endswith("/test")
+            labels = data.test_labels[torch.as_tensor(indices)] if test else None
+            write_predictions(output, data.predict_images, indices, probabilities, labels)
             say(f"wrote {output}: {len(probabilities):,} images")
         return batches
 
