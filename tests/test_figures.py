@@ -203,7 +203,7 @@ def test_an_ensembles_layers_are_found_by_name() -> None:
 
 def test_a_layer_that_does_not_exist_names_those_that_do() -> None:
     with pytest.raises(
-        ValueError, match="no layer 'relu9'; it has conv1, norm1, relu1, .* dense2$"
+        ValueError, match="no layer 'relu9'; it has standardize, conv1, norm1, relu1, .* dense2$"
     ):
         figures.feature_maps(NETWORK, PIXELS[0], "relu9")
 

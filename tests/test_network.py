@@ -23,14 +23,24 @@ def test_batch_norm_adds_a_scale_and_puts_its_shift_in_the_place_of_the_bias() -
 
 def test_layers_stand_in_the_articles_order_but_for_the_pool_before_its_relu() -> None:
     assert [name.rstrip("0123456789") for name, _ in ConvNet().named_children()] == [
+        "standardize",
         *("conv norm relu conv norm pool relu".split() * 2),
         *"flatten dense norm relu dropout dense".split(),
     ]
 
 
+def test_brightness_and_contrast_do_not_matter_to_a_network_that_standardizes() -> None:
+    pixels = torch.rand(4, 1, 28, 28)
+    network = ConvNet().eval()
+    torch.testing.assert_close(network(0.2 * pixels + 0.3), network(pixels), atol=1e-4, rtol=0)
+    other = ConvNet(standardize=False).eval()
+    assert (other(0.2 * pixels + 0.3) - other(pixels)).abs().max() > 1e-3
+    assert network(torch.full((1, 1, 28, 28), 0.5)).isfinite().all()  # no deviation at all
+
+
 def test_a_block_has_as_many_convolutions_as_asked_for_and_one_pool() -> None:
     network = ConvNet((4, 8), hidden=16, convolutions=1, kernel_size=5, batch_norm=False)
-    names = "conv1 pool1 relu1 conv2 pool2 relu2 flatten dense1 relu3 dropout dense2"
+    names = "standardize conv1 pool1 relu1 conv2 pool2 relu2 flatten dense1 relu3 dropout dense2"
     assert [name for name, _ in network.named_children()] == names.split()
     assert network.conv2.weight.shape == (8, 4, 5, 5)
     assert network.dense1.in_features == 8 * 4 * 4

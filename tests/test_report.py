@@ -167,7 +167,7 @@ def test_a_network_without_mistakes_has_a_report_too(
     ("arguments", "message"),
     [
         (["--ckpt_path", "missing.ckpt"], "error: there is no checkpoint file missing.ckpt"),
-        (["--layer", "relu9"], "error: the network has no layer 'relu9'; it has conv1"),
+        (["--layer", "relu9"], "error: the network has no layer 'relu9'; it has standardize"),
         (["--layer", ""], "error: the network has no layer ''"),
         (["--output_dir", "file"], "error: file can't be a folder: file is a file"),
         (["--output_dir", "file/below"], "error: file/below can't be a folder: file is a file"),
