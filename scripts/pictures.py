@@ -50,6 +50,7 @@ from mnist_lightning.training.classifier import MNISTClassifier
 
 PICTURES = Path("docs/pictures")
 CURVES = Path("docs/results/overfitting.json")
+TOUR = "docs/tour.safetensors"
 DPI = 221  # 7.5 inches are twice the 830 pixels at which GitHub shows them
 
 # Two of the 60,000 training images: the 3 that goes through the tour, and a 0 that could be a 6.
@@ -67,11 +68,13 @@ def main() -> None:
     """Run the command line."""
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ckpt_path", help="a checkpoint; left out, the network that is shipped")
+    parser.add_argument(
+        "--ckpt_path", default=TOUR, help="a checkpoint (default: %(default)s, the tour's network)"
+    )
     parser.add_argument("--only", metavar="NAME", help="one picture: augmentation, mistakes, ...")
     options = parser.parse_args()
     try:
-        network = load(*[options.ckpt_path] if options.ckpt_path else [])
+        network = load(options.ckpt_path)
         member = networks_of(network)[0]  # of an ensemble the first; else the network itself
         data = MNISTDataModule()
         data.prepare_data()

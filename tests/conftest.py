@@ -43,7 +43,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> str:
 def clone(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a working folder with what the documented commands read from a clone, and the data."""
     (tmp_path / "docs").mkdir()
-    for name in ("configs", "docs/digits"):
+    for name in ("configs", "docs/digits", "docs/tour.safetensors"):
         (tmp_path / name).symlink_to(CONFIGS.parent / name)
     (tmp_path / "data").symlink_to(root)
     monkeypatch.chdir(tmp_path)

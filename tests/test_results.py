@@ -35,6 +35,13 @@ def test_the_page_names_the_command_that_makes_a_row_again() -> None:
     assert "Few labels" not in page  # no heading without a row
 
 
+def test_a_row_from_before_standardizing_is_made_again_without() -> None:
+    old, new = ([line | {"settings": s} for line in lines(0.99)] for s in ({}, {"standardize": 1}))
+    for rows, command in ((old, "--x --model.standardize false"), (new, "--x")):
+        page = results.page(lambda name, rows=rows: rows if name == "base" else [])
+        assert f"--seeds 0 {command}\n" in page
+
+
 def test_an_ensemble_of_a_row_is_made_by_the_rows_command() -> None:
     together = lines(0.995)[0] | {"of": "record", "seeds": [0, 1]}
     del together["seed"]

@@ -8,8 +8,8 @@
 `.onnx` and `.pt2` take pixels, float32 `(B, 1, 28, 28)` in [0, 1] for any B, and return logits and
 probabilities, `(B, 10)` each, and are compared with the network on all 10,000 test images before
 they are written. `.safetensors` holds the weights and the network's settings, as `load` and
-`--ckpt_path` read them. `--int8` makes an
-ONNX file a quarter as large. A file that no export wrote is replaced only with `--overwrite`.
+`--ckpt_path` read them. `--int8` makes an ONNX file a quarter as large. A file that no export wrote
+is replaced only with `--overwrite`.
 """
 
 import io

@@ -11,9 +11,8 @@ from mnist_lightning.files import replace_file
 
 PROBABILITIES = ",".join(f"p{digit}" for digit in range(10))
 HEADER = f"set,image,digit,{PROBABILITIES}"
-LABELED = (
-    f"set,image,digit,label,{PROBABILITIES}"  # of test images, whose labels nobody learns from
-)
+# Of test images; nothing is learned from their labels.
+LABELED = f"set,image,digit,label,{PROBABILITIES}"
 MARK = rb"\Aset,image,digit,(label,)?" + PROBABILITIES.encode()
 
 
