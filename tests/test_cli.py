@@ -113,6 +113,16 @@ def test_an_averaged_run_does_not_go_on_without_its_average(
     assert isinstance(message, str) and "EMAWeightAveraging that it was started with" in message
 
 
+def test_a_runs_config_yaml_serves_the_other_commands(
+    smoke: Path, root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = smoke / CHECKPOINT.replace("checkpoints/best.ckpt", "config.yaml")
+    where = ["--ckpt_path", smoke / CHECKPOINT, "--data.root", root]
+    assert call(monkeypatch, "test", "--config", config, *where) == 0
+    message = call(monkeypatch, "test", "--optimizer", "SGD", *where)
+    assert isinstance(message, str) and "in the checkpoint" in message
+
+
 def test_another_split_for_test_is_reported(
     smoke: Path,
     root: str,
@@ -279,8 +289,6 @@ def test_base_yaml_states_the_defaults(
     base = printed(monkeypatch, capsys)
     assert call(monkeypatch, "validate", "--print_config") == 0  # which has no file below it
     defaults = yaml.safe_load(capsys.readouterr().out)
-    for name in ("optimizer", "lr_scheduler"):  # which fit takes by flags of their own
-        assert defaults["model"].pop(name) is base.pop(name) is None
     for part in ("model", "data", "seed_everything"):
         assert base[part] == defaults[part]
     differ = {name for name, value in base["trainer"].items() if value != defaults["trainer"][name]}

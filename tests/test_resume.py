@@ -131,25 +131,34 @@ def test_a_run_resumes_with_the_learning_rate_that_it_searched_for(
     assert read_checkpoint(f"{FOLDER}/last.ckpt")["hyper_parameters"]["learning_rate"] == rate
 
 
-@pytest.mark.parametrize("logger", ["false", "true", "CSVLogger", "[TensorBoardLogger,CSVLogger]"])
+CSV = "{class_path: CSVLogger, init_args: {save_dir: runs}}"
+WANDB = "{class_path: WandbLogger, init_args: {save_dir: runs, offline: true}}"
+MLFLOW = "{class_path: MLFlowLogger, init_args: {tracking_uri: 'sqlite:///ml.db'}}"
+
+
+@pytest.mark.parametrize(
+    ("logger", "package"),
+    [
+        ("false", None),
+        ("true", None),
+        (CSV, None),
+        (f"[{{class_path: TensorBoardLogger, init_args: {{save_dir: runs}}}}, {CSV}]", None),
+        pytest.param(WANDB, "wandb", marks=pytest.mark.filterwarnings("ignore")),
+        pytest.param(MLFLOW, "mlflow", marks=pytest.mark.filterwarnings("ignore")),
+    ],
+)
 def test_each_run_has_a_folder_and_resumes_in_it_whatever_logs(
     logger: str,
+    package: str | None,
     root: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    if package:
+        pytest.importorskip(package, exc_type=ImportError)
     monkeypatch.chdir(tmp_path)
-    save_dir = "[" in logger or "CSV" in logger
     which = [f"--trainer.logger={logger}"]
-    if save_dir:
-        kinds = [
-            f"{{class_path: {kind}, init_args: {{save_dir: runs, name: {kind}}}}}"
-            for kind in logger.strip("[]").split(",")
-        ]
-        which = [
-            f"--trainer.logger={kinds[0] if len(kinds) == 1 else '[' + ', '.join(kinds) + ']'}"
-        ]
     few = [f"--data.root={root}", "--data.train_size=64", "--data.val_size=10", *CPU]
     few += ["--trainer.callbacks=[]", "--model.channels=[2,2]", "--model.schedule=constant"]
     few += which

@@ -307,6 +307,8 @@ def _torchs_own(choice: dict[str, Any], module: Any) -> Any:
     base = torch.optim.Optimizer if module is torch.optim else torch.optim.lr_scheduler.LRScheduler
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UserError(f"{choice.get('class_path')} is no {base.__name__} of torch's")
+    if name == "LBFGS":
+        raise UserError("LBFGS can't train this network, whose weights are not laid out for it")
     return found
 
 

@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 import lightning.pytorch as pl
 import torch
 import yaml
-from jsonargparse import ActionConfigFile, DefaultHelpFormatter, Namespace
+from jsonargparse import SUPPRESS, ActionConfigFile, DefaultHelpFormatter, Namespace
 from jsonargparse.typing import register_type, restricted_number_type
 from lightning.pytorch.cli import (
     LightningArgumentParser,
@@ -240,11 +240,16 @@ class CLI(LightningCLI):
         """Add `--ckpt_path`: Lightning's own help names words that are not taken here."""
         assert isinstance(parser, Parser)
         parser.add_argument("--ckpt_path", type=str | None, default=None, help=parser.ckpt_path)
-        if not self.parser.subparsers:  # fit's alone
-            parser.add_optimizer_args((torch.optim.Optimizer,))
-            parser.add_lr_scheduler_args(LRSchedulerTypeTuple)
-            for name in ("optimizer", "lr_scheduler"):  # a checkpoint keeps what is plain
-                parser.link_arguments(name, f"model.{name}", lambda each: each and each.as_dict())
+        # The others accept fit's own settings too, since its config.yaml holds them.
+        help_ = "Checkpoint or .safetensors file whose weights a new run starts from."
+        is_fit = not self.parser.subparsers
+        parser.add_argument(
+            "--init_weights", type=str | None, default=None, help=help_ if is_fit else SUPPRESS
+        )
+        parser.add_optimizer_args((torch.optim.Optimizer,))
+        parser.add_lr_scheduler_args(LRSchedulerTypeTuple)
+        for name in ("optimizer", "lr_scheduler"):  # a checkpoint keeps what is plain
+            parser.link_arguments(name, f"model.{name}", lambda each: each and each.as_dict())
         self.parser.subparsers.append(parser)
 
     @staticmethod
@@ -252,7 +257,9 @@ class CLI(LightningCLI):
         """Return Lightning's subcommands, each with the arguments that are no flags."""
         subcommands = LightningCLI.subcommands()
         subcommands["predict"].add("return_predictions")  # they go to a file
-        return {name: {*skipped, "ckpt_path"} for name, skipped in subcommands.items()}
+        return {
+            name: {*skipped, "ckpt_path", "init_weights"} for name, skipped in subcommands.items()
+        }
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, then take from a checkpoint what was not given, see `use_checkpoint`."""
@@ -293,6 +300,9 @@ class CLI(LightningCLI):
         except UserError:
             raise
         except ValueError as error:  # jsonargparse's, around what a class said
+            said = re.search(r"Problem with given class_path '(.*)':\s+(.*)", str(error))
+            if said:
+                raise UserError(f"{said[1].rpartition('.')[2]}: {said[2]}") from error
             cause: BaseException = error
             while cause.__cause__:
                 cause = cause.__cause__
@@ -345,7 +355,8 @@ class CLI(LightningCLI):
 
     def fit(self, **settings: Any) -> None:
         """Train."""
-        self.trainer.fit(**settings, ckpt_path=self.config.fit.ckpt_path)
+        config = self.config.fit
+        self.trainer.fit(**settings, ckpt_path=config.ckpt_path, init_weights=config.init_weights)
 
     def validate(self, **settings: Any) -> None:
         """Measure on the validation images."""
