@@ -242,10 +242,13 @@ def test_predict_writes_each_steps_images_in_the_order_of_the_ranks(
     monkeypatch.setattr(Trainer, "world_size", 2)
     run = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     data = SimpleNamespace(predict_indices=torch.arange(6), predict_images="MNIST/test")
+    data.test_labels = 9 - torch.arange(6)
     run.datamodule = data  # type: ignore[attr-defined]
     run.predict(output=tmp_path / "p.csv")
     lines = (tmp_path / "p.csv").read_text().split()[1:]
-    assert [line.split(",")[1:3] for line in lines] == [[str(i)] * 2 for i in range(6)]
+    assert [line.split(",")[1:4] for line in lines] == [
+        [f"{i}", f"{i}", f"{9 - i}"] for i in range(6)
+    ]
 
 
 def test_a_seed_gives_one_run_to_the_bit_and_another_seed_another(root: str) -> None:
