@@ -88,10 +88,10 @@ def test_csv_and_json_hold_the_same(photos: Path, monkeypatch: pytest.MonkeyPatc
     rows = list(csv.DictReader((photos / "readings.csv").read_text().splitlines()))
     entries = json.loads((photos / "readings.json").read_text())
     assert len(rows) == len(entries) == 3
-    assert list(rows[0])[5:] == [*(f"p{digit}" for digit in range(10)), "error"]
+    assert list(rows[0])[5:] == [*(f"p{digit}" for digit in range(10)), "is_digit", "error"]
     for row, entry in zip(rows, entries, strict=True):
         assert [float(row[f"p{digit}"]) for digit in range(10)] == entry["probabilities"]
-        for key in ("file", "digit", "probability", "second", "second_probability"):
+        for key in ("file", "digit", "probability", "second", "second_probability", "is_digit"):
             assert row[key] == str(entry[key])
         assert row["error"] == ""
 
