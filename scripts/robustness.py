@@ -15,7 +15,6 @@ import json
 import statistics
 import sys
 from collections.abc import Iterable
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,11 @@ ROWS = {
     "base_60000": "`base.yaml`",
     "not_warped": "`base.yaml`, no augmentation",
     "record": "`record.yaml`",
+    "tour": "the tour's network",
+    "wild": "`wild.yaml`",
 }
+
+DRAWN = ("article", "base_60000", "record", "wild")  # more lines can't be told apart
 
 # Kind of change: its unit, and its levels; the first of each changes nothing.
 GRID: dict[str, tuple[str, list[float]]] = {
@@ -214,7 +217,7 @@ def page(rows: dict[str, Row]) -> str:
 
 
 def draw(rows: dict[str, Row]) -> Any:
-    """Return a figure: a panel for each kind of change, a line for each row."""
+    """Return a figure: a panel for each kind of change, a line for each of some rows."""
     from matplotlib.figure import Figure
 
     styles = [
@@ -223,12 +226,13 @@ def draw(rows: dict[str, Row]) -> Any:
         {"color": GRAY, "marker": "^", "linestyle": ":"},
         {"color": INK, "marker": "d", "linestyle": "-."},
     ]
+    drawn = {name: row for name, row in rows.items() if name in DRAWN}
     with house_style():
         figure = Figure(figsize=(8.3, 4.6))
         panels = figure.subplots(2, 4, sharey=True).flat
         for axes, (kind, (unit, levels)) in zip(panels, GRID.items(), strict=False):
             order = sorted(range(len(levels)), key=lambda i: levels[i])
-            for (name, row), style in zip(rows.items(), cycle(styles), strict=False):
+            for (name, row), style in zip(drawn.items(), styles, strict=False):
                 means = [100 * statistics.mean(row["grid"][kind][i]) for i in order]
                 label = ROWS[name].replace("`", "").replace(", ", ",\n")
                 axes.plot([levels[i] for i in order], means, label=label, markersize=4, **style)
