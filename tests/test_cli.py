@@ -4,6 +4,7 @@ import re
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from mnist_lightning.checkpoint import read_checkpoint
 from mnist_lightning.runs import read_curves
 from mnist_lightning.training import cli
+from mnist_lightning.training.classifier import MNISTClassifier
 
 CHECKPOINT = "runs/smoke/version_0/checkpoints/best.ckpt"
 
@@ -245,6 +247,40 @@ def test_early_stopping_says_why_it_stopped(
     out = capsys.readouterr().out
     assert "\nstopped early, after epoch 0: Stopping threshold reached: val/loss" in out
     assert "Signaling" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--trainer.val_check_interval=9999"], "(9999) must be less than or equal"),
+        (["--trainer.val_check_interval=9999", "--trainer.logger=false"], "(9999) must be less"),
+        (
+            ["--trainer.callbacks+=BackboneFinetuning"],
+            "BackboneFinetuning does not work with this network: 'MNISTClassifier' object has no "
+            "attribute 'backbone'",
+        ),
+    ],
+)
+def test_what_is_refused_before_the_first_batch_leaves_no_run(
+    arguments: list[str], words: str, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = call(monkeypatch, "fit", *SMOKE, "--data.root", root, *arguments)
+    assert isinstance(message, str) and message.startswith("error: ") and words in message
+    assert not list(tmp_path.glob("runs/*/*"))
+
+
+def test_a_bug_that_a_callback_of_lightnings_comes_upon_keeps_its_traceback(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        int("a bug")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(MNISTClassifier, "training_step", fail)
+    search = "--trainer.callbacks+=LearningRateFinder"
+    with pytest.raises(ValueError, match="a bug"):
+        call(monkeypatch, "fit", *SMOKE, "--data.root", root, search)
 
 
 @pytest.mark.parametrize("flag", ["enable_checkpointing=false", "barebones=true"])

@@ -149,6 +149,10 @@ def main() -> None:
             raise UserError(line) from error
         if isinstance(error, ValueError | RuntimeError) and _raised_by_lightning(error):
             raise UserError(str(error)) from error
+        callback = _lightnings_callback(error)
+        if callback:
+            reason = str(error) or type(error).__name__
+            raise UserError(f"{callback} does not work with this network: {reason}") from error
         raise
 
 
@@ -450,6 +454,18 @@ def _raised_by_lightning(error: Exception) -> bool:
     """Tell whether Lightning itself refuses, as it does what does not go together."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return Path(last.filename).is_relative_to(Path(str(pl.__file__)).parent)
+
+
+def _lightnings_callback(error: Exception) -> str:
+    """Return the name of Lightning's own callback that failed, "" if other code may be at fault."""
+    name = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        owner = type(frame.f_locals.get("self"))
+        if owner.__module__.startswith("lightning.pytorch.callbacks."):
+            name = owner.__name__
+        elif not frame.f_globals["__name__"].startswith(("lightning.", "torch.")):
+            name = ""
+    return name
 
 
 def _explain_once(failure: threading.ExceptHookArgs) -> None:

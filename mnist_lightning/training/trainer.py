@@ -4,9 +4,9 @@ import copy
 import itertools
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
@@ -179,13 +179,15 @@ class Trainer(pl.Trainer):
                 claimed.append(Path(claim.log_dir))
         keeps = self.kept and not self.fast_dev_run  # type: ignore[attr-defined]
         if keeps and not any(isinstance(logger, WITH_FOLDERS) for logger in self.loggers):
-            self.folder = self.strategy.broadcast(self.folder or self._claim_own_folder())
+            if self.folder is None:
+                self.folder = self.strategy.broadcast(self._claim_own_folder())
+                claimed += [Path(str(self.folder))] if self.is_global_zero else []
         try:
             super().fit(*arguments, **settings)
         except BaseException:
-            for folder in claimed:
-                with suppress(OSError):  # unless the run has left something in it
-                    folder.rmdir()
+            for folder in claimed if self.fit_loop.total_batch_idx < 0 else []:  # no batch was seen
+                if not any(folder.rglob("*.ckpt")):
+                    shutil.rmtree(folder, ignore_errors=True)
             raise
 
     def validate(
