@@ -19,6 +19,7 @@ from mnist_lightning.training.classifier import MNISTClassifier
 
 CHECKPOINT = "runs/smoke/version_0/checkpoints/best.ckpt"
 
+FAST = ["--config", "fast"]
 DOWN = ["--trainer.callbacks.monitor=val/loss", "--trainer.callbacks.mode=down"]
 
 
@@ -364,6 +365,25 @@ def test_a_misspelled_flag_names_the_nearest(
 ) -> None:
     assert call(monkeypatch, *arguments) == 2
     assert capsys.readouterr().err.endswith(f": did you mean {flag}?\n")
+
+
+@pytest.mark.parametrize(
+    ("before", "key", "notes"),
+    [([], "callbacks", 1), ([], "callbacks+", 0), (FAST, "callbacks", 0)],
+)
+def test_a_file_that_replaces_callbacks_of_those_before_it_is_noted(
+    before: list[str],
+    key: str,
+    notes: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.dump({"trainer": {key: [{"class_path": "LearningRateMonitor"}]}}))
+    assert call(monkeypatch, "fit", *before, "--config", own, "--print_config") == 0
+    noted = capsys.readouterr().err
+    assert noted.count("replace Pictures; `callbacks+:` appends to them") == notes
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)

@@ -38,6 +38,7 @@ from lightning.pytorch.cli import (
     SaveConfigCallback,
 )
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.enums import LightningEnum
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
@@ -175,7 +176,13 @@ class ConfigFile(ActionConfigFile):
             if values not in shipped:
                 raise TypeError(f"{values} is no file, and none of {', '.join(shipped)}")
             values = shipped[values]
+        before = _callbacks(cfg)
         super().__call__(parser, cfg, values, option_string)
+        after = _callbacks(cfg)
+        lost = ", ".join(name for name in before if name not in after)
+        if lost and after:  # an empty list means what it says
+            line = f"note: callbacks of {values} replace {lost}; `callbacks+:` appends to them"
+            rank_zero_only(print)(printable(line), file=sys.stderr)
 
 
 class Parser(LightningArgumentParser):
@@ -419,6 +426,12 @@ def _differences(config: Namespace, base: Namespace) -> str:
         for name, value in config.items()
         if not name.startswith(places) and value != base.get(name)
     )
+
+
+def _callbacks(config: Any) -> list[str]:
+    """Return the names of the callbacks' classes in settings that may be parsed in part."""
+    callbacks = config.get("trainer.callbacks") or []
+    return [_brief(each) for each in (callbacks if isinstance(callbacks, list) else [callbacks])]
 
 
 def _brief(value: Any) -> str:
