@@ -201,3 +201,16 @@ def test_a_pt2_file_says_which_torch_reads_it(tmp_path: Path) -> None:
     extra = {"torch": ""}
     torch.export.load(tmp_path / "x.pt2", extra_files=extra)
     assert extra["torch"] == version("torch")
+
+
+def test_the_pages_preprocessing_reads_a_drawing(
+    onnx_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (CONFIGS.parent / "docs/export.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(onnx_file.parent)
+    exec(code, names := {})
+    assert re.fullmatch(r"7 0\.9\d+\n", capsys.readouterr().out)
+    with torch.inference_mode():
+        expected = load()(torch.from_numpy(names["pixels"])).softmax(1)
+    assert torch.allclose(torch.from_numpy(names["probabilities"]), expected, atol=1e-5)
