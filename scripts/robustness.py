@@ -41,7 +41,7 @@ ROWS = {
     "not_warped": "`base.yaml`, no augmentation",
     "record": "`record.yaml`",
     "tour": "the tour's network",
-    "wild": "`wild.yaml`",
+    "wild": "the network that ships",
 }
 
 DRAWN = ("article", "base_60000", "record", "wild")  # more lines can't be told apart
@@ -59,21 +59,69 @@ GRID: dict[str, tuple[str, list[float]]] = {
 
 TEMPLATE = """# Robustness
 
-Written by `python scripts/robustness.py`.
+Written by `python scripts/robustness.py`: what finished networks make of test images that are
+changed, and of what is no digit. Nothing is chosen by these figures.
 
-Mean over networks of different seeds ({networks}).
+Mean over networks of different seeds ({networks}). The first four were trained before `base.yaml`
+standardized each image. So was the tour's network: it is `base.yaml`'s after 15 epochs. The network
+that ships is `wild.yaml`'s.
+
+![Accuracy under seven kinds of change, a line for each network](pictures/robustness.png)
+
+On the test images as they are, five epochs with augmentation are no better than five without
+([results.md](results.md)). Augmentation is for images that are not centered and upright. Of images
+that are shifted by 4 pixels `base.yaml` reads 98.93% with it and 89.78% without, of those rotated
+by 30 degrees 96.18% and 88.54%. It has a price: noise, low contrast and covered digits are read
+worse with it.
+
+What these networks did not see in training they read badly: 20.77% of images with noise of 0.3,
+17.74% at a contrast of 0.4, 20.42% under a blur of two pixels, where the article's network reads
+83.56%, 98.93% and 92.36%. The article's is the one without batch norm. In eval mode, batch norm
+subtracts the means of black and sharp images, whatever the image at hand is, and all networks with
+it are worse at these three.
+
+Two things mend that. **Standardizing**: each image gets the mean 0 and the standard deviation 1
+before the first layer, so brightness and contrast do not matter. It costs nothing on others' digits
+([log.md](log.md)).
+
+![The 3 in four contrasts, and the one image that standardizing makes](pictures/standardized.png)
+
+**Changes of looks in training**: noise, blur, uneven light, strokes of other widths, bars over the
+digit. `wild.yaml` has both, and reads 98.87% over all rows of the first table, where `base.yaml`
+reads 79.92%.
+
+![The 3 beside nineteen images that the wild augmentation makes of it](pictures/looks.png)
 
 ## Changed digits
+
+By torchvision's functions and, for noise and squares, by a line of torch. Half of the images are
+shifted or rotated the other way. Contrast is torchvision's, which moves every pixel towards the
+image's mean gray, so that the background is no longer black.
 
 {grid}
 
 ## MNIST-C
 
+The fifteen corruptions of [MNIST-C](https://arxiv.org/abs/1906.02337) by their published
+definitions and severities, made anew ([corruptions.py](../scripts/corruptions.py)): the random
+numbers are not those of the published images. `wild.yaml`'s training draws brightness, shear,
+scale, rotate and translate, and what is near to fog, stripe, dotted line and canny edges. It draws
+none of shot noise, impulse noise, glass blur, motion blur, spatter and zigzag.
+
 {corruptions}
 
 ## What is no digit
 
+Letters, signs, curves, halves and pairs of digits, 1,000 each
+([nondigit_sets.py](../scripts/nondigit_sets.py)). Training sees no font and no such curve, and
+makes its halves and pairs otherwise. The share that gets some digit at 90% or more:
+
 {confident}
+
+The share that is taken for a digit, and of the test's digits the share that is not: what is less
+probable than the network's `no_digit_below`, which is 0.5 for the one that ships, is none. Left are
+letters and signs that differ from a digit by no more than one person's digit from another's, as T
+and 7, C and 0, or $ and 5.
 
 {accepted}
 
