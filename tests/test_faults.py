@@ -466,17 +466,20 @@ def test_a_run_does_not_write_over_another(
         assert contents(finished) == before
 
 
-def test_a_run_without_a_logger_resumes_from_its_newest_checkpoint_alone(
+def test_runs_without_a_logger_have_folders_of_their_own_and_resume_in_them(
     root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     command = ["fit", *PLAIN, "--data.root", root, "--trainer.logger=false", *ONE]
     assert call(monkeypatch, *command) == 0
-    for start in ([], ["--ckpt_path=checkpoints/best.ckpt"]):
-        message = call(monkeypatch, *command, *start)
-        assert isinstance(message, str) and "holds another run's checkpoints" in message
-    assert call(monkeypatch, *command, "--ckpt_path=checkpoints/last.ckpt") == 0
-    assert call(monkeypatch, *command, "--trainer.fast_dev_run=true") == 0
+    first = Path("runs/mnist/version_0/checkpoints/last.ckpt")
+    kept = first.read_bytes()
+    assert call(monkeypatch, *command) == 0
+    assert first.read_bytes() == kept
+    runs = ["version_0", "version_1"]
+    for more in (f"--ckpt_path={first}", "--trainer.fast_dev_run=true"):
+        assert call(monkeypatch, *command, more) == 0
+        assert sorted(path.name for path in Path("runs/mnist").iterdir()) == runs
 
 
 # -- data

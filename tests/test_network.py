@@ -107,11 +107,11 @@ def test_views_answer_with_the_mean_over_the_image_and_its_four_shifts() -> None
 
 def test_a_slice_is_a_plain_sequence_of_layers_a_feature_extractor() -> None:
     network, pixels = load(), torch.rand(2, 1, 28, 28)
-    features = network[:7]  # type: ignore[index]
+    features = network[:8]  # type: ignore[index]
     assert type(features) is nn.Sequential and features.norm1 is network.norm1
     assert torch.equal(features(pixels), layer_output(network, pixels, "relu2"))
-    assert features(pixels).shape == (2, 32, 12, 12)
-    assert network[0] is network.conv1 and network[-1] is network.dense2  # type: ignore[index]
+    assert features(pixels).shape == (2, 16, 14, 14)
+    assert network[1] is network.conv1 and network[-1] is network.dense2  # type: ignore[index]
 
 
 def test_channels_are_kept_as_a_tuple_whatever_they_were_given_as() -> None:

@@ -37,7 +37,9 @@ def test_each_epoch_leaves_a_line_with_the_figures_that_it_has(
     captured = capsys.readouterr()
     assert captured.err == ""
     start, first, second = captured.out.splitlines()
-    assert re.fullmatch(r"training [\d,]+ parameters on cpu, epochs 0 to 1 of 4 batches", start)
+    assert re.fullmatch(
+        r"training [\d,]+ parameters in \S+version_0 on cpu, epochs 0 to 1 of 4 batches", start
+    )
     found = re.fullmatch(r"epoch 0  train loss (\d\.\d{4})  \d+ s", first)
     assert found and 1.5 < float(found[1]) < 4  # near chance, ln 10, and not half of it
     assert re.fullmatch(
