@@ -1,5 +1,6 @@
 """What can go wrong, done: kills, full disks, damaged files, many processes."""
 
+import json
 import math
 import multiprocessing
 import os
@@ -558,19 +559,27 @@ def test_whole_files_need_no_writing(root: str, monkeypatch: pytest.MonkeyPatch)
 # -- many processes
 
 
+def figures(path: Path) -> dict[str, float]:
+    """Return the figures in a file that test or validate wrote."""
+    contents = json.loads(path.read_text())
+    return {name: value for name, value in contents.items() if not isinstance(value, str)}
+
+
 @pytest.mark.slow
 def test_every_image_counts_once_on_one_two_and_three_processes(
     smoke: Path, root: str, tmp_path: Path
 ) -> None:
     def measure(subcommand: str, devices: int) -> dict[str, float]:
         how = [f"--trainer.devices={devices}", "--trainer.accelerator=cpu", "--data.root", root]
+        path = tmp_path / f"{subcommand}_{devices}.json"
+        how += ["--output", str(path)]
         done = run(subcommand, "--ckpt_path", smoke / LAST, *how, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        return {k: float(v) for k, v in re.findall(r"((?:test|val)/\w+)\s+([\d.]+)", done.stdout)}
+        return figures(path)
 
     for subcommand in ("test", "validate"):
         one, two, three = (measure(subcommand, devices) for devices in (1, 2, 3))
-        assert len(one) == 4
+        assert len(one) == 5
         assert two == pytest.approx(one, abs=1e-6)
         assert three == pytest.approx(one, abs=1e-6)
 
@@ -597,9 +606,10 @@ def test_all_processes_end_with_equal_weights(
     assert all(torch.equal(weight, two[name]) for name, weight in one.items())
 
     # What it logged of its validation images is what one process finds with its checkpoint.
-    how = ["--ckpt_path", tmp_path / LAST, "--data.root", root, *ONE]
-    done = run("validate", *how, cwd=tmp_path)
-    alone = {k: float(v) for k, v in re.findall(r"(val/\w+)\s+([\d.]+)", done.stdout)}
+    how = ["--ckpt_path", tmp_path / LAST, "--data.root", root, "--output=val.json", *ONE]
+    run("validate", *how, cwd=tmp_path)
+    alone = {f"val/{name}": value for name, value in figures(tmp_path / "val.json").items()}
+    assert alone.pop("val/images") == 500
     logged = {k: v[-1][1] for k, v in curves(tmp_path).items() if k.startswith("val/")}
     assert len(alone) == 4 and alone == pytest.approx(logged, abs=1e-5)
 
