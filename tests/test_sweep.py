@@ -352,5 +352,5 @@ def test_a_sweep_that_was_killed_goes_on(
     assert len(accuracies) == 6
     assert trial.startswith(f"trial 0: {accuracies[-1].value:.4f} complete")
     assert [path.name for path in folder.parent.glob("*/")] == ["trial_0"]
-    assert "Restored all states" in folder.with_suffix(".txt").read_text()
+    assert "resuming from" in folder.with_suffix(".txt").read_text()
     assert ("stopped by SIGTERM" in folder.with_suffix(".txt").read_text()) == (code > 0)
