@@ -49,6 +49,7 @@ TYPES = {
     "optimizer_states": (list, dict),
     "lr_schedulers": (list, dict),
     "made_with": (dict, object),
+    "epoch_loss": (list, float),
 }
 NEEDED = {"epoch", "global_step", "pytorch-lightning_version", "state_dict"}
 

@@ -62,6 +62,11 @@ def finish(command: list[str], cwd: Path) -> str:
     return done.stdout
 
 
+def epoch_lines(out: str) -> list[str]:
+    """Return what a run says of each epoch, but the time."""
+    return re.findall(r"^(epoch .*)  \d+ s$", out, re.M)
+
+
 def curves(cwd: Path) -> dict[str, list[tuple[int, float]]]:
     """Return all that a run logged, but the speed."""
     scalars = EventAccumulator(str(cwd / FOLDER)).Reload()
@@ -104,7 +109,7 @@ def whole(root: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[list
         key = " ".join(processes)
         if key not in made:
             made[key] = tmp_path_factory.mktemp("whole")
-            finish(fit(root, *processes), made[key])
+            (made[key] / "stdout.txt").write_text(finish(fit(root, *processes), made[key]))
         return made[key]
 
     return make
@@ -190,6 +195,8 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     assert f"resuming from {LAST}" in out
     assert [path.name for path in (tmp_path / "runs/smoke").iterdir()] == ["version_0"]
     assert_same_run(whole(processes), tmp_path)
+    lines, expected = map(epoch_lines, (out, (whole(processes) / "stdout.txt").read_text()))
+    assert lines and lines == expected[-len(lines) :]
 
 
 @pytest.mark.slow

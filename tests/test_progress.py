@@ -12,6 +12,7 @@ import pytest
 import torch
 from tqdm import tqdm
 
+from mnist_lightning.checkpoint import read_checkpoint
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.training.classifier import MNISTClassifier
 from mnist_lightning.training.progress import Bar, has_room_for_a_bar, say, sentence
@@ -48,28 +49,43 @@ def test_each_epoch_leaves_a_line_with_the_figures_that_it_has(
     )
 
 
-def test_an_epoch_resumed_midway_takes_the_time_since_then(
+def test_an_epoch_resumed_midway_ends_with_the_line_of_a_whole_one(
     root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "logger": False}
-    settings |= {"limit_val_batches": 0, "default_root_dir": tmp_path}
-    data = {"train_size": 256, "val_size": 100, "batch_size": 64}
+    path = tmp_path / "mid.ckpt"
+    shown: list[dict[str, object]] = []
 
-    class Stopping(MNISTClassifier):
+    class Looking(MNISTClassifier):
+        def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
+            if self.trainer.progress_bar_callback:
+                shown.append(self.trainer.progress_bar_callback.train_progress_bar.format_dict)
+
         def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
-            if batch_idx == 1:
-                self.trainer.save_checkpoint(tmp_path / "mid.ckpt")
-                raise KeyboardInterrupt
+            if batch_idx == 1 and not path.exists():
+                self.trainer.save_checkpoint(path)
 
-    with pytest.raises(SystemExit):
-        model = Stopping(channels=(2, 4), hidden=8)
-        Trainer(**settings, enable_checkpointing=False).fit(model, MNISTDataModule(root, **data))
-    model = MNISTClassifier(channels=(2, 4), hidden=8)
-    Trainer(**settings).fit(model, MNISTDataModule(root, **data), ckpt_path=tmp_path / "mid.ckpt")
-    (seconds,) = re.findall(
-        r"^epoch 0  train loss \d\.\d{4}  (\d+) s$", capsys.readouterr().out, re.M
-    )
-    assert int(seconds) < 1000  # not since the machine was started
+    def fit(**settings: object) -> str:
+        torch.manual_seed(0)
+        own = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "logger": False}
+        own |= {"limit_val_batches": 0, "default_root_dir": tmp_path}
+        data = MNISTDataModule(root, train_size=256, val_size=100, batch_size=64)
+        model = Looking(channels=(2, 4), hidden=8)
+        Trainer(**own, enable_progress_bar="ckpt_path" in settings).fit(model, data, **settings)
+        line = r"epoch 0(?:  train loss (\d\.\d{4}))?  (\d+) s\b"
+        ((loss, seconds),) = re.findall(line, capsys.readouterr().out)
+        assert int(seconds) < 1000  # not since the machine was started
+        return loss
+
+    whole = fit()
+    assert whole and fit(ckpt_path=path) == whole
+    first = shown[0]
+    assert (first["n"], first["initial"], first["total"]) == (2, 2, 4)  # the rate has no old steps
+    assert first["prefix"] == "Epoch 0: "
+
+    checkpoint = read_checkpoint(path)
+    del checkpoint["epoch_loss"]  # as earlier versions
+    torch.save(checkpoint, path)
+    assert fit(ckpt_path=path) == ""
 
 
 def test_a_bar_wants_a_terminal_with_a_width(

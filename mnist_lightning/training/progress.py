@@ -86,6 +86,15 @@ class Bar(TQDMProgressBar):
         metrics.pop("v_num", None)
         return metrics
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show how far the epoch is that a run resumes in: it has no start of its own."""
+        super().on_train_start(trainer, pl_module)
+        if trainer.fit_loop.restarted_mid_epoch:
+            self.on_train_epoch_start(trainer, pl_module)
+            bar = self.train_progress_bar
+            bar.initial = bar.n = trainer.fit_loop.batch_idx + 1  # the rate leaves these out
+            bar.refresh()
+
     def init_train_tqdm(self) -> Any:
         """Return the bar of training."""
         return self._passing(super().init_train_tqdm())
@@ -120,18 +129,27 @@ class EpochLine(Callback):
 
     `training 594,922 parameters in runs/base/version_0 on cpu, epochs 0 to 4 of 430 batches`, then
     `epoch 3  train loss 0.0312  val loss 0.0187  val 99.46%  27 errors  41 s`. The training loss is
-    the mean over the epoch's batches and over all ranks. Figures that are not there, such as those
-    of an epoch without validation, are left out.
+    the mean over the epoch's batches and over all ranks; a checkpoint from within the epoch keeps
+    what it was until then. Figures that are not there, such as those of an epoch without
+    validation, are left out.
     """
 
     def __init__(self) -> None:
-        self.started = 0.0
-        self.losses: list[Tensor] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin an epoch, without losses."""
+        self.started = time.perf_counter()
+        self.losses: list[Tensor] = []  # of this process, since it was started
+        self.earlier = torch.zeros(2, dtype=torch.float64)  # see `_sum_and_number`
         self.validated = False
+        self.is_whole = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say what is trained, where and for how long."""
         self.started = time.perf_counter()  # a run resumed within an epoch does not start one
+        # Earlier checkpoints do not keep the losses.
+        self.is_whole = not trainer.fit_loop.restarted_mid_epoch or bool(self.earlier[1])
         num = sum(parameter.numel() for parameter in pl_module.parameters())
         has_folder = trainer.loggers or getattr(trainer, "folder", None)
         folder = f" in {os.path.relpath(str(trainer.log_dir))}" if has_folder else ""
@@ -146,7 +164,7 @@ class EpochLine(Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
-        self.started, self.losses, self.validated = time.perf_counter(), [], False
+        self._begin()
 
     def on_train_batch_end(
         self,
@@ -168,9 +186,9 @@ class EpochLine(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the line."""
         parts = [f"epoch {trainer.current_epoch}"]
-        if self.losses:
-            loss = trainer.strategy.reduce(torch.stack(self.losses).mean(), reduce_op="mean")
-            parts.append(f"train loss {float(loss):.4f}")
+        total, number = self._sum_and_number(trainer).tolist()
+        if number and self.is_whole:
+            parts.append(f"train loss {total / number:.4f}")
         metrics = trainer.callback_metrics if self.validated else {}
         parts += [
             form.format(float(metrics[name]))
@@ -184,3 +202,26 @@ class EpochLine(Callback):
         parts.append(f"{time.perf_counter() - self.started:.0f} s")
         if trainer.is_global_zero:
             say("  ".join(parts))
+        self._begin()  # what is saved from now on belongs to the next epoch
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the losses of the epoch so far, on all ranks at once."""
+        checkpoint["epoch_loss"] = self._sum_and_number(trainer).tolist()
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take them; earlier checkpoints have none."""
+        self._begin()
+        total, number = checkpoint.get("epoch_loss", (0, 0))
+        self.earlier = torch.tensor([total, number], dtype=torch.float64)
+
+    def _sum_and_number(self, trainer: pl.Trainer) -> Tensor:
+        """Return the sum of the epoch's losses over all ranks and their number, float64 `(2,)`."""
+        losses = torch.stack(self.losses).cpu().double() if self.losses else torch.zeros(0)
+        sums = torch.tensor([float(losses.sum()), len(losses)], dtype=torch.float64)
+        if trainer.world_size > 1:
+            sums = trainer.strategy.reduce(sums.to(trainer.strategy.root_device), reduce_op="sum")
+        return self.earlier + sums.cpu()

@@ -92,18 +92,19 @@ class Trainer(pl.Trainer):
         warnings.filterwarnings("ignore", message=".*smaller than the logging interval")
         drop_unwanted_lines()
         given = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
-        always: list[Callback] = [Throughput(), EpochLine(), Record(), Settings()]
+        always: list[Callback] = [Throughput(), Record(), Settings()]
         self.differences = ""  # from base.yaml, as the command line finds them
         self.kept: list[SafeModelCheckpoint] = []
         self.folder: str | None = None
-        first: list[Callback] = []
+        # What it and others do at a step's end, as averaging, belongs into what a signal saves.
+        first: list[Callback] = [EpochLine()]
         if settings.get("barebones"):
-            always, enable_checkpointing = [], False
+            first, always, enable_checkpointing = [], [], False
         if enable_checkpointing is not False:
             best = SafeModelCheckpoint("best", monitor="val/accuracy", mode="max")
             last = SafeModelCheckpoint("last")
             self.kept = [best, last]
-            first = [FollowUntilAveraged(), CheckMonitors(last)]
+            first += [FollowUntilAveraged(), CheckMonitors(last)]
             always = [SaveOnSignal(last), *always, *self.kept]
         has_bar = any(isinstance(callback, ProgressBar) for callback in given)
         if enable_progress_bar is None:
@@ -114,7 +115,6 @@ class Trainer(pl.Trainer):
         plugins = plugins if isinstance(plugins, list) else [plugins] if plugins else []
         try:
             super().__init__(
-                # What others do at a step's end, as averaging, belongs into what a signal saves.
                 callbacks=[*first, *given, *always],
                 plugins=[*plugins, self.checkpoint_io],
                 enable_checkpointing=enable_checkpointing,
