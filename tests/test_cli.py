@@ -339,10 +339,33 @@ def test_a_configuration_is_known_by_its_name_too(
     monkeypatch.chdir(tmp_path)
     assert printed(monkeypatch, capsys, "--config", "smoke") == files
     assert printed(monkeypatch, capsys, "-c=base", "-c=smoke") == files
-    assert call(monkeypatch, "fit", "--config", "smok") != 0
-    assert "smok is no file, and none of article, base, fast" in capsys.readouterr().err
     Path("smoke").write_text("model: {hidden: 5}")  # a file of one's own comes first
     assert printed(monkeypatch, capsys, "--config", "smoke")["model"]["hidden"] == 5
+    assert printed(monkeypatch, capsys, "--config", "model: {hidden: 6}")["model"]["hidden"] == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("smok", "did you mean --config smoke?"),
+        ("configs/base.yaml", "--config base takes the one that the package carries"),
+        ("configs/bse.yaml", "did you mean --config base?"),
+        ("own/mien.yaml", "did you mean --config own/mine.yaml?"),
+        ("own/x.yaml", "the package carries article, base, fast, gpu, record, smoke, wild"),
+    ],
+)
+def test_a_configuration_that_is_not_there_names_the_nearest(
+    name: str,
+    hint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own").mkdir()
+    Path("own/mine.yaml").touch()
+    assert call(monkeypatch, "fit", "--config", name) == 2
+    assert capsys.readouterr().err == f"error: there is no file {name}: {hint}\n"
 
 
 @pytest.mark.parametrize(

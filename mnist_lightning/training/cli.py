@@ -23,6 +23,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -171,11 +172,9 @@ class ConfigFile(ActionConfigFile):
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
         """Lay a file over what stands before it."""
-        if re.fullmatch(r"\w+", str(values)) and not Path(values).is_file():
-            shipped = {path.stem: str(path) for path in sorted(CONFIGS.glob("*.yaml"))}
-            if values not in shipped:
-                raise TypeError(f"{values} is no file, and none of {', '.join(shipped)}")
-            values = shipped[values]
+        is_yaml = re.search(r"[{\n]|: |^-$", str(values))  # or stands for standard input
+        if not is_yaml and not Path(values).exists():
+            values = _shipped(values)
         before = _callbacks(cfg)
         super().__call__(parser, cfg, values, option_string)
         after = _callbacks(cfg)
@@ -426,6 +425,26 @@ def _differences(config: Namespace, base: Namespace) -> str:
         for name, value in config.items()
         if not name.startswith(places) and value != base.get(name)
     )
+
+
+def _shipped(name: str) -> str:
+    """Return the path of a configuration that the package carries.
+
+    Raises:
+        TypeError: If there is none, with the name that was likely meant; jsonargparse shows it.
+    """
+    shipped = {path.stem: str(path) for path in sorted(CONFIGS.glob("*.yaml"))}
+    if name in shipped:
+        return shipped[name]
+    path = Path(name)
+    beside = {each.stem: str(each) for each in path.parent.glob(f"*{path.suffix or '.yaml'}")}
+    near = get_close_matches(path.stem, [*beside, *shipped], n=1)
+    hint = f"the package carries {', '.join(shipped)}"
+    if path.stem in shipped:  # as in a clone, where it would be found
+        hint = f"--config {path.stem} takes the one that the package carries"
+    elif near:
+        hint = f"did you mean --config {beside.get(near[0], near[0])}?"
+    raise TypeError(f"there is no file {name}: {hint}")
 
 
 def _callbacks(config: Any) -> list[str]:
