@@ -102,7 +102,10 @@ def test_the_page_gets_the_maps_of_this_very_picture(
 
 def test_a_dense_layer_has_no_maps() -> None:
     app = demo.create_app(ConvNet((4,), hidden=8, convolutions=1).eval(), server.LOOPBACK)
-    seen = TestClient(app, "http://127.0.0.1:8000").post("/see", content=png(3)).json()
+    client = TestClient(app, "http://127.0.0.1:8000")
+    idle = client.get("/digits").json()["layers"]  # before any picture
+    assert idle == [{"name": "relu1", "count": 4, "size": 13}]
+    seen = client.post("/see", content=png(3)).json()
     assert [layer["name"] for layer in seen["layers"]] == ["relu1"]
 
 

@@ -72,6 +72,8 @@ def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
 
     maps = watch(network)
     images, labels = read_test_set()
+    classify(network, images[:1])  # fills the maps, whose sizes the page shows before any answer
+    sizes = [{"name": n, "count": len(maps[n]), "size": maps[n].shape[-1]} for n in maps]
     mistakes: list[dict[str, int]] = []
     tested = 0
     waiting: set[asyncio.Task[Any] | None] = set()
@@ -159,6 +161,7 @@ def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
             "errors": len(mistakes),
             "tested": tested,
             "total": len(images),
+            "layers": sizes,
         }
 
     @app.get("/digits/{index}.png")

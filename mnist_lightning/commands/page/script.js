@@ -129,7 +129,7 @@ async function ask() {
       }
     } catch (error) {
       if (strokes.length && error.status === 400) show(null); // a dot is not a digit yet
-      else tell(error.message, true);
+      else tell(strokes.length ? error.message : `${picture.caption}: ${error.message}`, true);
       if (strokes.length) continue;
       items = items.filter((item) => item.picture !== picture); // what it replaced comes back
       redraw();
@@ -197,8 +197,8 @@ function paint(canvas, pixels, size, colors) {
   }
 }
 
-// What is shown before the first answer, too: of each layer the newest one's number of maps, black.
-let layers = [{ name: "relu1", count: 32, size: 26 }, { name: "relu2", count: 32, size: 12 }];
+// The feature maps of the newest answer; before the first one the layers that the server tells of.
+let layers = [];
 
 let spoken = 0;
 
@@ -243,7 +243,7 @@ function tell(text, wrong = false) {
 // ---- Pictures, and MNIST's test digits ----
 
 async function load(blob, caption, mnist = false) {
-  if (blob.size > 10_000_000) return tell("A picture may have 10 megabytes at most.", true);
+  if (blob.size > 10_000_000) return tell(`${caption}: a picture may have 10 megabytes at most`, true);
   const bitmap = await createImageBitmap(blob).catch(() => null); // TIFF, for one
   change({ picture: { blob, bitmap, caption, mnist } });
 }
@@ -272,7 +272,11 @@ let polling = 0;
 
 async function fetchDigits() {
   clearTimeout(polling);
-  const { digits, mistakes, errors, tested, total } = await (await get("digits")).json();
+  const { digits, mistakes, errors, tested, total, layers: sizes } = await (await get("digits")).json();
+  if (!layers.length) {
+    layers = sizes;
+    show(null); // black maps of their sizes, so that the first answer moves nothing
+  }
   if (!$("samples").children.length) $("samples").replaceChildren(...digits.map(tile));
   if ($("mistakes").children.length < mistakes.length) $("mistakes").replaceChildren(...mistakes.map(tile));
   $("tested").textContent = `${count(errors)} of ${count(tested)}`;
