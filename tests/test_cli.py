@@ -16,6 +16,7 @@ from mnist_lightning.checkpoint import read_checkpoint
 from mnist_lightning.runs import read_curves
 from mnist_lightning.training import cli
 from mnist_lightning.training.classifier import MNISTClassifier
+from mnist_lightning.training.record import made_with
 
 CHECKPOINT = "runs/smoke/version_0/checkpoints/best.ckpt"
 
@@ -448,6 +449,21 @@ def test_there_is_one_progress_bar_where_one_is_wanted(
     monkeypatch.chdir(tmp_path)
     call(monkeypatch, "fit", *SMOKE, flag)
     assert found == rates
+
+
+def test_a_run_that_differs_from_base_yaml_in_nothing_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found: list[object] = []
+
+    def look(self: cli.CLI) -> None:
+        found.append(made_with(self.trainer)["differs from base.yaml"])
+        sys.exit()
+
+    monkeypatch.setattr(cli.CLI, "before_fit", look, raising=False)
+    monkeypatch.chdir(tmp_path)
+    call(monkeypatch, "fit")
+    assert found == ["nothing"]
 
 
 def test_help_fits_on_a_screen(

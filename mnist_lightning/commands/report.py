@@ -82,11 +82,12 @@ def _make(paths: list[str], output_dir: Path, layer: str | None, root: Path) -> 
     logits = logits.clone()  # inference tensors can't be used for gradients
     drawings = _drawings(network, pixels, labels, logits.softmax(dim=1), layer)
     drawings |= _drawings_of_run(run, curves, pixels[:2])
-    drawn = {}
+    files, drawn = {}, {}
     for name, draw in tqdm(drawings.items(), desc="drawing", leave=False, disable=None):
         figure = draw()
         title, subtitle = (text.get_text() for text in figure.texts[:2])
-        drawn[name] = (figures.to_png(figure), f"{title}: {subtitle}")
+        files[name] = figures.to_png(figure)
+        drawn[name] = _figure(name, title, subtitle, figures.without_title(files[name]))
     source = ", ".join(paths) or "the network that is shipped"
     page = _page(source, dataset, network, run, labels, logits, drawn)
 
@@ -94,8 +95,8 @@ def _make(paths: list[str], output_dir: Path, layer: str | None, root: Path) -> 
     page_path = output_dir / "report.html"
     for name in FIGURES:
         path = output_dir / f"{name}.png"
-        if name in drawn:
-            replace_file(path, drawn[name][0])
+        if name in files:
+            replace_file(path, files[name])
         elif path.is_file() and is_ours(path, PNG):
             path.unlink()  # from an earlier report on another network
     replace_file(page_path, page.encode())
@@ -173,7 +174,7 @@ def _page(
     run: dict[str, Any],
     labels: Tensor,
     logits: Tensor,
-    drawn: dict[str, tuple[bytes, str]],
+    drawn: dict[str, str],
 ) -> str:
     from torchmetrics.functional.classification import multiclass_calibration_error
 
@@ -206,17 +207,18 @@ def _page(
     settings = run.get("hyper_parameters", {"members": len(members)} | members[0].settings)
     settings = settings | run.get("datamodule_hyper_parameters", {})
     settings = settings | run.get("made_with", {})  # earlier checkpoints do not say
+    unused = ("predict_set",) if settings.get("pseudo_labels") else ("predict_set", "pseudo_")
     rows = "".join(
         f"<tr><th scope=row>{escape(name)}</th><td>{escape(_value(value))}</td></tr>"
         for name, value in settings.items()
-        if not name.startswith("_")
+        if not name.startswith(("_", *unused)) and value != ""
     )
     missing = "" if run else "There is no single run, so there are no curves and no warps to show."
     if run and "curves" not in drawn:
         missing = "There are no curves: the checkpoint is not in a run's folder with event files."
 
     def show(*names: str) -> str:
-        return "".join(_figure(name, *drawn[name]) for name in names if name in drawn)
+        return "".join(drawn[name] for name in names if name in drawn)
 
     return Template(PAGE.read_text()).substitute(
         errors=f"{num_images - hits:,}",
@@ -234,11 +236,13 @@ def _page(
     )
 
 
-def _figure(name: str, png: bytes, title: str) -> str:
+def _figure(name: str, title: str, subtitle: str, png: bytes) -> str:
     kind = "narrow" if name in NARROW else "wide"
-    image = f'<img alt="{escape(title)}" src="data:image/png;base64,{b64encode(png).decode()}">'
+    alt = escape(f"{title}: {subtitle}")
+    image = f'<img alt="{alt}" src="data:image/png;base64,{b64encode(png).decode()}">'
     caption = f"<figcaption>{escape(CAPTIONS[name])}</figcaption>" if CAPTIONS[name] else ""
-    return f'<figure class="{kind}"><div tabindex="0">{image}</div>{caption}</figure>\n'
+    heading = f"<h3>{escape(title)}</h3><p>{escape(subtitle)}</p>"
+    return f'<figure class="{kind}">{heading}<div tabindex="0">{image}</div>{caption}</figure>\n'
 
 
 def _value(value: Any) -> str:

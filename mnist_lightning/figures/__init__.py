@@ -9,7 +9,7 @@ from mnist_lightning.figures.evaluation import (
     reliability,
 )
 from mnist_lightning.figures.learned import augmentation, feature_maps, filters, layers
-from mnist_lightning.figures.style import to_array, to_png
+from mnist_lightning.figures.style import to_array, to_png, without_title
 
 __all__ = [
     "attribution",
@@ -24,4 +24,5 @@ __all__ = [
     "reliability",
     "to_array",
     "to_png",
+    "without_title",
 ]

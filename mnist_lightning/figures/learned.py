@@ -115,7 +115,9 @@ def feature_maps(network: nn.Module, pixels: Tensor, layer: str | None = None) -
 
 @house_style()
 def layers(network: nn.Module, pixels: Tensor, num_maps: int = 10) -> "Figure":
-    """Return a figure of each convolution's strongest channels, after ReLU, for one image.
+    """Return a figure of each convolution's channels, after ReLU, for one image.
+
+    Those with the largest sum of activations come first.
 
     Args:
         network: In eval mode.
@@ -131,7 +133,8 @@ def layers(network: nn.Module, pixels: Tensor, num_maps: int = 10) -> "Figure":
     figure = new_figure(
         (7.5, 0.7 + 0.75 * (len(rows) + 1)),
         "One image on its way through the network",
-        f"up to {num_maps} channels of each layer, the strongest first, a row on its own scale",
+        f"up to {num_maps} channels of each layer, the largest sum of activations first; "
+        "a row on its own scale",
     )
     panels = figure.subplots(len(rows) + 1, 1)
     rows.insert(0, ("pixels", pixels))

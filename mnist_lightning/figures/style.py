@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from mnist_lightning.files import PNG_METADATA
@@ -24,6 +25,7 @@ PAPER, INK, GRAY, PALE = "#fcfcfa", "#222222", "#666666", "#e8e8e4"
 BLUE, VERMILION = "#0072b2", "#d55e00"
 
 PAD = 0.12  # inches around a figure's parts
+TITLE = PAD + 0.42  # inches that its title and the line below take
 
 PIXELS: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 1}
 
@@ -68,7 +70,7 @@ def new_figure(size: tuple[float, float], title: str, subtitle: str) -> "Figure"
     figure.text(PAD / width, 1 - (PAD + 0.24) / height, subtitle, va="top", color=GRAY)
     engine = figure.get_layout_engine()
     assert engine is not None
-    engine.set(rect=(0, 0, 1, 1 - (PAD + 0.42) / height))  # type: ignore[call-arg]
+    engine.set(rect=(0, 0, 1, 1 - TITLE / height))  # type: ignore[call-arg]
     return figure
 
 
@@ -154,4 +156,12 @@ def to_png(figure: "Figure", dpi: int = 160) -> bytes:
     """Return a figure as the contents of a PNG file."""
     contents = io.BytesIO()
     figure.savefig(contents, format="png", dpi=dpi, metadata=PNG_METADATA)
+    return contents.getvalue()
+
+
+def without_title(png: bytes, dpi: int = 160) -> bytes:
+    """Return a PNG file of `to_png` less its title, for a page that has the title as text."""
+    contents = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as image:
+        image.crop((0, round(TITLE * dpi), *image.size)).save(contents, "PNG")
     return contents.getvalue()

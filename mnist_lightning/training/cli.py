@@ -320,9 +320,8 @@ class CLI(LightningCLI):
                 raise
             raise UserError(str(cause)) from error
         if self.subcommand == "fit":
-            self.trainer.differences = _differences(
-                self.config.fit, self.parser.subparsers[0].get_defaults()
-            )
+            base = self.parser.subparsers[0].get_defaults()
+            self.trainer.differences = _differences(self.config.fit, base) or "nothing"
         if self.start:
             self.trainer.checkpoint_io.already_read[self.start.path] = self.start.checkpoint
             if self.start.in_place:

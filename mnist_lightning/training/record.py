@@ -33,10 +33,11 @@ def made_with(trainer: pl.Trainer) -> dict[str, str | int]:
     versions = [f"{name} {version(name)}" for name in names] + [
         f"python {platform.python_version()}"
     ]
+    differences = getattr(trainer, "differences", "")  # a run from Python has none
     return {
         "epochs": trainer.max_epochs or 0,
         "seed": run_seed(None),
-        "differs from base.yaml": getattr(trainer, "differences", ""),
+        **({"differs from base.yaml": differences} if differences else {}),
         "versions": ", ".join(versions),
         "machine": processor(),
         "threads": torch.get_num_threads(),
