@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from mnist_lightning.errors import UserError
-from mnist_lightning.text import printable
+from mnist_lightning.text import printable, program
 
 TRAINING = {
     "fit": "train a network",
@@ -26,7 +26,7 @@ USE = {
     "export": "write a network for other programs: ONNX, torch.export, safetensors",
     "demo": "serve a page to draw a digit on",
 }
-HELP = """usage: python -m mnist_lightning COMMAND ...
+HELP = """usage: {program} COMMAND ...
 
 A small convolutional network on MNIST, in PyTorch Lightning.
 
@@ -36,11 +36,11 @@ train and measure:
 use a trained network:
 {use}
 
-python -m mnist_lightning COMMAND --help says what a command takes. To begin:
+{program} COMMAND --help says what a command takes. To begin:
 
-  python -m mnist_lightning fit
-  python -m mnist_lightning test --ckpt_path runs/base/version_0/checkpoints/best.ckpt
-  python -m mnist_lightning read photo.jpg
+  {program} fit
+  {program} test --ckpt_path runs/base/version_0/checkpoints/best.ckpt
+  {program} read photo.jpg
 """
 
 
@@ -66,8 +66,10 @@ def _fail(message: str) -> NoReturn:
 
 def _run(command: str, arguments: list[str]) -> None:
     if command in ("-h", "--help"):
-        groups = ("\n".join(f"  {k:10}{v}" for k, v in group.items()) for group in (TRAINING, USE))
-        print(HELP.format(**dict(zip(("training", "use"), groups, strict=True))), end="")
+        training, use = (
+            "\n".join(f"  {k:10}{v}" for k, v in group.items()) for group in (TRAINING, USE)
+        )
+        print(HELP.format(program=program(), training=training, use=use), end="")
     elif command == "--version":
         from importlib.metadata import version
 

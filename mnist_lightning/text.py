@@ -18,6 +18,12 @@ def printable(line: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in line.encode(errors="replace").decode())
 
 
+def program() -> str:
+    """Return how this program was called: by its script, or as Python's module."""
+    script = "mnist-lightning"
+    return script if Path(sys.argv[0]).stem == script else "python -m mnist_lightning"
+
+
 def this_python() -> str:
     """Return the path of the running Python, relative if it is below the working folder."""
     python = Path(sys.executable)

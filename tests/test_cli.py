@@ -388,7 +388,9 @@ def test_a_misspelled_flag_names_the_nearest(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert call(monkeypatch, *arguments) == 2
-    assert capsys.readouterr().err.endswith(f": did you mean {flag}?\n")
+    err = capsys.readouterr().err
+    assert err.startswith("error: unrecognized arguments: ") and err.count("\n") == 1
+    assert err.endswith(f": did you mean {flag}?\n")
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,8 @@ def test_the_script_is_the_same_door() -> None:
     script = Path(sys.executable).with_name("mnist-lightning")
     done = subprocess.run([script, "--version"], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("mnist_lightning 0.")
+    done = subprocess.run([script, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("usage: mnist-lightning COMMAND")
 
 
 def test_an_error_is_one_line_that_moves_no_cursor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,9 +51,11 @@ Drawings = dict[str, Callable[[], "Figure"]]
 def main(arguments: list[str]) -> None:
     """Run the command line."""
     parser = make_parser("report", __doc__, writes=True)
-    parser.add_argument("--output_dir", type=Path, default=Path("report"), help="report")
-    parser.add_argument("--layer", help="whose feature maps to show; left out, the first ReLU's")
-    parser.add_argument("--data_root", type=Path, default="data", help="folder of the images: data")
+    help_ = "folder for the page and its figures (default: %(default)s)"
+    parser.add_argument("--output_dir", type=Path, default=Path("report"), help=help_)
+    parser.add_argument("--layer", help="whose feature maps to show (default: the first ReLU's)")
+    help_ = "folder of the images (default: %(default)s)"
+    parser.add_argument("--data_root", type=Path, default="data", help=help_)
     options = parser.parse_args(arguments)
     outputs = {options.output_dir / f"{name}.png": PNG for name in FIGURES}
     outputs[options.output_dir / "report.html"] = MARK

@@ -14,17 +14,18 @@ from pathlib import Path
 from mnist_lightning.commands.terminal import Parser
 from mnist_lightning.errors import UserError
 from mnist_lightning.runs import Run, find_runs
-from mnist_lightning.text import printable
+from mnist_lightning.text import printable, program
 
 
 def main(arguments: list[str]) -> None:
     """Run the command line."""
     parser = Parser(
-        prog="python -m mnist_lightning runs",
+        prog=f"{program()} runs",
         description=(__doc__ or "").partition("\n")[0],
         allow_abbrev=False,
     )
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("runs"), help="runs")
+    help_ = "a folder of runs, at any depth (default: %(default)s)"
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("runs"), help=help_)
     folder = parser.parse_args(arguments).folder
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")

@@ -6,15 +6,18 @@ from importlib import import_module
 from typing import NoReturn
 
 from mnist_lightning.errors import UserError
-from mnist_lightning.text import name_nearest, printable, this_python
+from mnist_lightning.text import name_nearest, printable, program, this_python
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong without what a terminal would obey: a shell may put any name for a `*`."""
+    """Says what is wrong in one line, as the front door does.
+
+    The line has nothing that a terminal would obey: a shell may put any name for a `*`.
+    """
 
     def error(self, message: str) -> NoReturn:
-        """Print usage and what is wrong, and exit with 2."""
-        super().error(printable(name_nearest(message, self.format_help())))
+        """Print what is wrong, and exit with 2."""
+        self.exit(2, f"error: {printable(name_nearest(message, self.format_help()))}\n")
 
 
 def make_parser(name: str, description: str | None, writes: bool = False) -> Parser:
@@ -26,7 +29,7 @@ def make_parser(name: str, description: str | None, writes: bool = False) -> Par
         writes: Whether it writes files, and so has `--overwrite`.
     """
     parser = Parser(
-        prog=f"python -m mnist_lightning {name}",
+        prog=f"{program()} {name}",
         description=(description or "").partition("\n")[0],
         allow_abbrev=False,
     )
@@ -34,7 +37,7 @@ def make_parser(name: str, description: str | None, writes: bool = False) -> Par
         "--ckpt_path",
         action="append",
         default=[],
-        help="a checkpoint, given again for an ensemble; left out, the network that is shipped",
+        help="a checkpoint, given again for an ensemble (default: the network that is shipped)",
     )
     if writes:
         parser.add_argument(

@@ -47,7 +47,7 @@ from tqdm import tqdm
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.runs import run_folder
-from mnist_lightning.text import name_nearest, printable, this_python
+from mnist_lightning.text import name_nearest, printable, program, this_python
 from mnist_lightning.training import tensorboard
 from mnist_lightning.training.classifier import MNISTClassifier
 from mnist_lightning.training.progress import drop_unwanted_lines, say, sentence
@@ -122,12 +122,12 @@ def main() -> None:
             save_config_kwargs={"overwrite": True},
             seed_everything_default=42,
             parser_kwargs={
-                "prog": "python -m mnist_lightning",
+                "prog": program(),
                 "description": "Train, validate and test a small CNN on MNIST.",
                 "allow_abbrev": False,
                 **{
                     name: {
-                        "usage": f"python -m mnist_lightning {name} [--SETTING VALUE] ...",
+                        "usage": f"{program()} {name} [--SETTING VALUE] ...",
                         "ckpt_path": text,
                         "default_config_files": [str(BASE)] if name == "fit" else None,
                     }

@@ -153,7 +153,7 @@ class Trainer(pl.Trainer):
         return self.strategy.broadcast(logs[0]) if logs else self.folder or super().log_dir
 
     def fit(self, *arguments: Any, init_weights: str | None = None, **settings: Any) -> None:
-        """Train as Lightning does, in a folder that no other run takes at the same time.
+        """Train as Lightning does, each run in a folder of its own.
 
         Args:
             arguments: Those of Lightning's `fit`.
