@@ -34,7 +34,7 @@ import torch
 from rivals import BASE, Case, keras_port, last_rate, machine_limit, obvious_port, plain_loop
 from torch import Tensor
 
-from mnist_lightning.commands.export import to_onnx
+from mnist_lightning.commands.formats import to_onnx
 from mnist_lightning.network import to_pixels
 from mnist_lightning.training.record import processor
 from mnist_lightning.training.speed import keep_freed_memory

@@ -11,7 +11,7 @@ import torch
 from conftest import CONFIGS, call, run
 
 from mnist_lightning.checkpoint import PRETRAINED, load, to_safetensors
-from mnist_lightning.commands.export import MARK, export, largest_difference, to_pt2
+from mnist_lightning.commands.formats import MARK, export, largest_difference, to_pt2
 from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.files import is_ours
 from mnist_lightning.network import ConvNet, to_pixels
@@ -161,6 +161,7 @@ def test_a_checkpoint_is_not_replaced_by_its_own_export(
     ("arguments", "message"),
     [
         (["model.h5"], "error: model.h5 must end in .onnx, .pt2 or .safetensors"),
+        (["--int8", "model.pt2"], "error: --int8 is for .onnx files, and model.pt2 is none"),
         (["nowhere/model.onnx"], "error: there is no folder nowhere to write model.onnx in"),
         (["--ckpt_path", "x.ckpt", "model.onnx"], "error: there is no checkpoint file x.ckpt"),
     ],
@@ -192,8 +193,6 @@ def test_eight_bits_read_almost_the_same_digits_from_a_quarter_of_the_size(tmp_p
         r" \(torch .*, opset 20\): (the same digits|another digit .* for \d+ of)", line
     )
     assert small.stat().st_size < 700_000 and is_ours(small, MARK)
-    with pytest.raises(ValueError, match="--int8 is for .onnx files"):
-        export([], tmp_path / "x.pt2", int8=True)
 
 
 def test_a_pt2_file_says_which_torch_reads_it(tmp_path: Path) -> None:

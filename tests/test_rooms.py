@@ -28,7 +28,7 @@ MAY_KNOW = {
 }
 # In each wing leaves first: a module may import those before it.
 ORDER = {
-    "commands": ["terminal", "runs", "read", "report", "export", "server", "demo"],
+    "commands": ["terminal", "runs", "read", "report", "formats", "export", "server", "demo"],
     "data": ["nondigits", "augment", "batches", "predictions", "datasets", "module"],
     "figures": ["style", "measures", "learned", "evaluation", "curves", "__init__"],
     "reading": ["picture", "ink", "convention", "reader"],
@@ -80,7 +80,7 @@ def test_a_room_knows_only_whom_it_may(path: Path) -> None:
     order = ORDER.get(wing, [])
     inside = [parts[1] for parts in own if parts[0] == wing and len(parts) > 1]
     if wing == "commands":
-        assert set(inside) <= {"terminal", "server"}  # never each other
+        assert set(inside) <= {"terminal", "formats", "server"}  # never each other
     elif inside:
         assert max(order.index(name) for name in inside) < order.index(path.stem)
     dotted = ".".join(path.with_suffix("").parts)
@@ -95,8 +95,9 @@ def test_a_room_knows_only_whom_it_may(path: Path) -> None:
         ("from mnist_lightning import load, read", ["lightning", "torchvision", "matplotlib"]),
         *(
             (f"import mnist_lightning.commands.{name}", ["lightning", "torchvision", "matplotlib"])
-            for name in ("runs", "read", "report", "export", "demo")
+            for name in ("runs", "read", "report", "formats", "demo")
         ),
+        ("import mnist_lightning.commands.export", ["torch"]),  # a mistake is told at once
     ],
 )
 def test_an_import_brings_nothing_that_it_does_not_need(code: str, unwanted: list[str]) -> None:
