@@ -394,22 +394,38 @@ def test_a_misspelled_flag_names_the_nearest(
 
 
 @pytest.mark.parametrize(
-    ("before", "key", "notes"),
-    [([], "callbacks", 1), ([], "callbacks+", 0), (FAST, "callbacks", 0)],
+    ("before", "key", "noted"),
+    [
+        (
+            ["--config", "base"],
+            "callbacks",
+            "note: own.yaml replaces Pictures; `callbacks+:` appends",
+        ),
+        ([], "callbacks+", ""),
+        (FAST, "callbacks", ""),
+        (
+            [],
+            "--trainer.callbacks",
+            "note: --trainer.callbacks replaces Pictures; `--trainer.callbacks+=` appends",
+        ),
+        ([], "--trainer.callbacks+", ""),
+        (FAST, "--trainer.callbacks", ""),
+    ],
 )
-def test_a_file_that_replaces_callbacks_of_those_before_it_is_noted(
+def test_a_file_or_flag_that_replaces_callbacks_of_those_before_it_is_noted(
     before: list[str],
     key: str,
-    notes: int,
+    noted: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    own = tmp_path / "own.yaml"
-    own.write_text(yaml.dump({"trainer": {key: [{"class_path": "LearningRateMonitor"}]}}))
-    assert call(monkeypatch, "fit", *before, "--config", own, "--print_config") == 0
-    noted = capsys.readouterr().err
-    assert noted.count("replace Pictures; `callbacks+:` appends to them") == notes
+    monkeypatch.chdir(tmp_path)
+    own = {"trainer": {key: [{"class_path": "LearningRateMonitor"}]}}
+    Path("own.yaml").write_text(yaml.dump(own))
+    given = [f"{key}=LearningRateMonitor"] if key.startswith("-") else ["--config", "own.yaml"]
+    assert call(monkeypatch, "fit", *before, *given, "--trainer.limit_train_batches=0") != 0
+    assert capsys.readouterr().err.strip() == noted
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)

@@ -41,7 +41,7 @@ def test_fit_puts_all_it_makes_in_one_folder(smoke: Path) -> None:
 
 def test_fit_shows_no_warning(smoke: Path) -> None:
     # Lightning shows a warning as FILE.py:LINE: text.
-    assert not re.search(r"\.py:\d|warn|Traceback", (smoke / "stderr.txt").read_text(), re.I)
+    assert not re.search(r"\.py:\d|warn|Traceback|Seed", (smoke / "stderr.txt").read_text(), re.I)
 
 
 def test_the_lines_that_fit_prints_can_be_run(smoke: Path, root: str) -> None:

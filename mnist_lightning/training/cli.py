@@ -24,6 +24,7 @@ import traceback
 import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -177,11 +178,7 @@ class ConfigFile(ActionConfigFile):
             values = _shipped(values)
         before = _callbacks(cfg)
         super().__call__(parser, cfg, values, option_string)
-        after = _callbacks(cfg)
-        lost = ", ".join(name for name in before if name not in after)
-        if lost and after:  # an empty list means what it says
-            line = f"note: callbacks of {values} replace {lost}; `callbacks+:` appends to them"
-            rank_zero_only(print)(printable(line), file=sys.stderr)
+        parser.callbacks += [("", before), (str(values), _callbacks(cfg))]
 
 
 class Parser(LightningArgumentParser):
@@ -196,6 +193,8 @@ class Parser(LightningArgumentParser):
         super().__init__(formatter_class=Help, **settings)
         self.ckpt_path = ckpt_path
         self.subparsers: list[Parser] = []
+        # Names of the callbacks that there are before and after each file, and the file.
+        self.callbacks: list[tuple[str, list[str]]] = []
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong, and exit with 2."""
@@ -275,6 +274,8 @@ class CLI(LightningCLI):
         """Parse, then take from a checkpoint what was not given, see `use_checkpoint`."""
         super().parse_arguments(parser, args)
         subcommand = self.config.subcommand
+        if subcommand == "fit":
+            self._note_replaced_callbacks()
         given = parser.parse_args(args, defaults=False)[subcommand]
         trainer = self.config[subcommand].trainer
         if trainer.logger is True:  # Lightning's own choice, by name, so that it can be resumed
@@ -284,6 +285,17 @@ class CLI(LightningCLI):
         self.start = use_checkpoint(subcommand, self.config[subcommand], given)
         if self.start and self.start.in_place:
             self.save_config_callback = None  # its folder has one
+
+    def _note_replaced_callbacks(self) -> None:
+        """Say which callbacks a file, or a flag, took out by naming others."""
+        fit = self.parser.subparsers[0]
+        first, end = _callbacks(fit.get_defaults()), _callbacks(self.config.fit)
+        for (_, before), (file, after) in pairwise([("", first), *fit.callbacks, ("", end)]):
+            lost = ", ".join(name for name in before if name not in after)
+            if lost and after:  # an empty list means what it says
+                how = "`callbacks+:`" if file else "`--trainer.callbacks+=`"
+                line = f"note: {file or '--trainer.callbacks'} replaces {lost}; {how} appends"
+                rank_zero_only(print)(printable(line), file=sys.stderr)
 
     def before_instantiate_classes(self) -> None:
         """Let `fit` keep checkpoints and curves, and the others leave nothing behind."""

@@ -16,6 +16,7 @@ from mnist_lightning.text import printable
 
 # Of what Lightning tells: what advertises, is told by a line here, or nobody can act upon.
 UNWANTED = (
+    "Seed set to",  # config.yaml has it
     "litlogger",
     "litmodels",
     "TPU available",
@@ -36,7 +37,8 @@ def say(line: str) -> None:
 
 def drop_unwanted_lines() -> None:
     """Keep Lightning from telling what is in `UNWANTED`."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_wanted)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).addFilter(_is_wanted)
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
