@@ -49,7 +49,20 @@ def test_each_epoch_leaves_a_line_with_the_figures_that_it_has(
     )
 
 
+<<<<<<< HEAD
 def test_an_epoch_resumed_midway_ends_with_the_line_of_a_whole_one(
+=======
+def test_a_run_that_keeps_nothing_names_no_folder(
+    root: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = Trainer(accelerator="cpu", fast_dev_run=True, enable_progress_bar=False)
+    data = MNISTDataModule(root, train_size=256, val_size=100, batch_size=64)
+    trainer.fit(MNISTClassifier(channels=(2, 4), hidden=8), data)
+    assert re.match(r"training [\d,]+ parameters on cpu, ", capsys.readouterr().out)
+
+
+def test_an_epoch_resumed_midway_takes_the_time_since_then(
+>>>>>>> 32a369b (Raise torch to 2.10, the oldest that works with all other lower bounds, and let older onnxruntime quantize)
     root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "mid.ckpt"

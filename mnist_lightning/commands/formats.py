@@ -91,13 +91,16 @@ def to_int8(contents: bytes) -> bytes:
         contents: A file of `to_onnx`.
     """
     import onnx
-    from onnxruntime.quantization import quantize_dynamic
+    from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    model = onnx.load_from_string(contents)
+    del model.graph.value_info[:]  # older quantizers transpose weights, and keep the shapes in it
     with TemporaryDirectory() as folder:
         path = Path(folder, "int8.onnx")
         logging.disable(logging.WARNING)  # it advises steps for models that lack shapes
         try:
-            quantize_dynamic(onnx.load_from_string(contents), path)
+            # Signed weights want a newer onnxruntime.
+            quantize_dynamic(model, path, weight_type=QuantType.QUInt8)
         finally:
             logging.disable(logging.NOTSET)
         return path.read_bytes()

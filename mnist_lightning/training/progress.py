@@ -153,7 +153,9 @@ class EpochLine(Callback):
         # Earlier checkpoints do not keep the losses.
         self.is_whole = not trainer.fit_loop.restarted_mid_epoch or bool(self.earlier[1])
         num = sum(parameter.numel() for parameter in pl_module.parameters())
-        has_folder = trainer.loggers or getattr(trainer, "folder", None)
+        has_folder = not trainer.fast_dev_run and (  # type: ignore[attr-defined]
+            trainer.loggers or getattr(trainer, "folder", None)
+        )
         folder = f" in {os.path.relpath(str(trainer.log_dir))}" if has_folder else ""
         place = f"{trainer.strategy.root_device}"
         if trainer.world_size > 1:
