@@ -7,11 +7,13 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import affine, gaussian_blur
 
 from mnist_lightning.data.augment import Augmentation, affine_table, change_looks, warp
+from mnist_lightning.data.drawing import is_line, to_convention, upstrokes
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.network import to_pixels
 
 ARTICLE = {"rotation": 8.0, "shift": 0.08, "shear": 0.3, "zoom": 0.08}
 LOOKS = {"noise": 0.3, "blur": 2.0, "contrast": 0.7, "stroke": 1.0, "outline": 1.0, "cover": 8.0}
+SHARES = {"no_digit_share": 0.3, "neighbor_share": 0.3, "upstroke_share": 0.3}
 NOTHING = {"rotation": 0.0, "shift": 0.0, "shear": 0.0, "zoom": 0.0}
 
 
@@ -20,6 +22,13 @@ def pixels(root: str) -> torch.Tensor:
     data = MNISTDataModule(root)
     data.setup("test")
     return to_pixels(data.test_images[:64])
+
+
+@pytest.fixture(scope="module")
+def labels(root: str) -> torch.Tensor:
+    data = MNISTDataModule(root)
+    data.setup("test")
+    return data.test_labels[:64]
 
 
 def by_torchvision(pixels: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor | None:
@@ -112,7 +121,7 @@ def test_parameters_fill_their_ranges_and_stay_inside() -> None:
 def test_a_preview_shows_changes_of_the_one_image(pixels: torch.Tensor) -> None:
     same = Augmentation(**NOTHING).preview(pixels[3], pixels[4], num=4)
     assert torch.equal(same, pixels[3].expand(4, -1, -1))
-    augmentation = Augmentation(**ARTICLE, **LOOKS, no_digit_share=0.5)
+    augmentation = Augmentation(**ARTICLE, **LOOKS, **SHARES)
     shown = augmentation.preview(pixels[3], pixels[4])
     assert len(torch.unique(shown, dim=0)) == 29
     assert torch.equal(shown, augmentation.preview(pixels[3], pixels[4]))
@@ -134,7 +143,7 @@ def test_a_change_of_looks_is_made_to_its_share_of_the_images(
 
 def test_each_change_of_looks_is_what_it_is_called(pixels: torch.Tensor) -> None:
     def change(pixels: torch.Tensor, **strengths: float) -> torch.Tensor:
-        rows = torch.full((len(pixels), 23), 0.5)  # all levels and places at their middle
+        rows = torch.full((len(pixels), 25), 0.5)  # all levels and places at their middle
         rows[:, 6:12] = 0
         for name, strength in strengths.items():
             rows[:, 6 + list(LOOKS).index(name)] = strength
@@ -174,8 +183,66 @@ def test_no_digit_bears_the_same_probability_for_each(pixels: torch.Tensor) -> N
     assert (changed != many)[is_none].flatten(1).any(dim=1).all()
 
 
+def test_a_cut_piece_is_its_digit_or_none(pixels: torch.Tensor, labels: torch.Tensor) -> None:
+    augmentation = Augmentation(**NOTHING, neighbor_share=0.6)
+    many, digits = pixels.repeat(20, 1, 1, 1), labels.repeat(20)
+    others = many.roll(7, 0)
+    rows = augmentation.table(len(many), 1, (0,))[0]
+    changed, probabilities = augmentation(many, digits, rows, others)
+    is_none = (probabilities == 0.1).all(dim=1)
+    is_piece = (changed != many).flatten(1).any(dim=1) & ~is_none
+    assert 0.1 < is_none.float().mean() < 0.25 and 0.1 < is_piece.float().mean() < 0.25
+    assert torch.equal(probabilities[~is_none].argmax(dim=1), digits[~is_none])
+    # A piece with its digit's label looks like the digit, what is none does not.
+    likeness = torch.cosine_similarity(changed.flatten(1), many.flatten(1))
+    assert likeness[is_piece].median() > 0.9 and likeness[is_none].median() < 0.6
+    # In another batch it is the same piece.
+    alone = augmentation(many[:40], digits[:40], rows[:40], others[:40])
+    torch.testing.assert_close(alone, (changed[:40], probabilities[:40]))
+
+
+def test_ink_is_placed_as_mnist_does_it(pixels: torch.Tensor) -> None:
+    torch.testing.assert_close(to_convention(pixels), pixels, atol=0.05, rtol=0)
+    moved = torch.nn.functional.pad(pixels, (25, 3, 2, 9))
+    torch.testing.assert_close(to_convention(moved), pixels, atol=0.05, rtol=0)
+    large = torch.nn.functional.interpolate(pixels, scale_factor=3, mode="nearest")
+    assert torch.cosine_similarity(to_convention(large).flatten(1), pixels.flatten(1)).min() > 0.95
+    assert to_convention(torch.zeros(1, 1, 40, 80)).sum() == 0
+
+
+def test_only_ones_get_an_upstroke(pixels: torch.Tensor, labels: torch.Tensor) -> None:
+    augmentation = Augmentation(**NOTHING, upstroke_share=0.99)
+    rows = augmentation.table(64, 1, (0,))[0]
+    changed, same = augmentation(pixels, labels, rows, pixels)
+    assert same is labels
+    has_more = (changed != pixels).flatten(1).any(dim=1)
+    assert has_more.any() and torch.equal(has_more, (labels == 1) & (rows[:, 20] > 0))
+    stem = torch.zeros(1, 1, 28, 28)
+    stem[..., 4:24, 13:15] = 1
+    with_foot, without = (
+        upstrokes(stem, torch.tensor([[0.5, 0.5, 0.5, 0.5, foot]])) - stem for foot in (0, 0.9)
+    )
+    assert without[..., :15, :14].sum() > 0.8 * without.sum() > 4  # to the left of the stem's top
+    assert with_foot[..., 22:, :].sum() > 2 > without[..., 22:, :].sum()
+
+
+def test_no_digit_is_a_bare_stroke(pixels: torch.Tensor) -> None:
+    ones = torch.zeros(2000, 1, 28, 28)
+    ones[..., 4:24, 13:15] = 1
+    assert is_line(ones).all()
+    augmentation = Augmentation(**NOTHING, no_digit_share=0.99)
+    rows = augmentation.table(2000, 1, (0,))[0]
+    made, _ = augmentation(ones, torch.ones(2000, dtype=torch.int64), rows, ones)
+    assert is_line(made)[rows[:, 19] > 0].float().mean() < 0.02
+
+
+def test_shares_of_no_digits_and_neighbors_fit_into_one() -> None:
+    with pytest.raises(ValueError, match="must be at most 1 together"):
+        Augmentation(no_digit_share=0.6, neighbor_share=0.6)
+
+
 def test_what_happens_to_an_image_is_a_function_of_seed_and_image() -> None:
-    augmentation = Augmentation(**ARTICLE, **LOOKS, no_digit_share=0.1)
+    augmentation = Augmentation(**ARTICLE, **LOOKS, **SHARES)
     table = augmentation.table(50, 2, (7, 3))
     assert torch.equal(table, augmentation.table(50, 2, (7, 3)))
     assert not torch.equal(table, augmentation.table(50, 2, (7, 4)))
@@ -184,7 +251,7 @@ def test_what_happens_to_an_image_is_a_function_of_seed_and_image() -> None:
     assert torch.equal(table[..., :6], Augmentation(**ARTICLE).table(50, 2, (7, 3)))
 
 
-@pytest.mark.parametrize("name", [*ARTICLE, *LOOKS, "changed_share", "no_digit_share"])
+@pytest.mark.parametrize("name", [*ARTICLE, *LOOKS, "changed_share", *SHARES])
 @pytest.mark.parametrize("value", [-0.1, 1000.0, float("nan")])
 def test_a_range_that_makes_no_sense_is_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"^{name} {value} must be in 0 to"):

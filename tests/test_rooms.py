@@ -29,7 +29,16 @@ MAY_KNOW = {
 # In each wing leaves first: a module may import those before it.
 ORDER = {
     "commands": ["terminal", "runs", "read", "report", "formats", "export", "server", "demo"],
-    "data": ["nondigits", "augment", "batches", "predictions", "datasets", "module"],
+    "data": [
+        "drawing",
+        "neighbors",
+        "nondigits",
+        "augment",
+        "batches",
+        "predictions",
+        "datasets",
+        "module",
+    ],
     "figures": ["style", "measures", "learned", "evaluation", "curves", "__init__"],
     "reading": ["picture", "ink", "convention", "reader"],
     "training": [

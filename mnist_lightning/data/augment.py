@@ -22,15 +22,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mnist_lightning.data.drawing import NUM_UPSTROKE_NUMBERS, upstrokes
+from mnist_lightning.data.neighbors import NUM_NUMBERS as NUM_NEIGHBOR_NUMBERS
+from mnist_lightning.data.neighbors import neighbors
 from mnist_lightning.data.nondigits import NUM_NUMBERS, nondigits
 from mnist_lightning.errors import UserError
 
 # Columns of a row after the six of its matrix: how strong each change is, 0 for none; then places
-# and levels in [0, 1); then what a non-digit is made by, the first of them 0 for a digit.
+# and levels in [0, 1); then whether an image gets a neighbor, becomes no digit or, being a 1, gets
+# an upstroke, and the random numbers that the first two share, as no image is both.
 NOISE, BLUR, CONTRAST, STROKE, OUTLINE, COVER = range(6, 12)
-GRAY, DOWN, RIGHT, ANGLE, LENGTH, OFFSET, NO_DIGIT = range(12, 19)
-LIGHT = slice(19, 23)
-NUMBERS = slice(23, 23 + NUM_NUMBERS)
+GRAY, DOWN, RIGHT, ANGLE, LENGTH, OFFSET, NEIGHBOR, NO_DIGIT, UPSTROKE = range(12, 21)
+LIGHT = slice(21, 25)
+PEN = slice(25, 25 + NUM_UPSTROKE_NUMBERS)
+NUMBERS = slice(PEN.stop, PEN.stop + max(NUM_NUMBERS, NUM_NEIGHBOR_NUMBERS))
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,9 @@ class Augmentation:
             several can meet in an image, and many images keep their looks.
         no_digit_share: Share of the images that are turned into what is no digit, and labeled with
             the same probability for each.
+        neighbor_share: Share of the images that are joined with another digit and cut off again,
+            well or badly; a piece that is much more or less than its digit is labeled like those.
+        upstroke_share: Share of the ones that get an upstroke, and some of them a foot.
 
     Raises:
         UserError: If a value is out of its range.
@@ -73,6 +81,8 @@ class Augmentation:
     cover: float = 0.0
     changed_share: float = 0.25
     no_digit_share: float = 0.0
+    neighbor_share: float = 0.0
+    upstroke_share: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -90,14 +100,25 @@ class Augmentation:
             value = getattr(self, name)
             if not 0 <= value <= most:
                 raise UserError(f"{name} {value} must be in 0 to {most} {unit}")
-        for name in ("zoom", "contrast", "changed_share", "no_digit_share"):
+        shares = "changed_share", "no_digit_share", "neighbor_share", "upstroke_share"
+        for name in ("zoom", "contrast", *shares):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise UserError(f"{name} {value} must be in 0 to 1, 1 excluded")
+        if self.no_digit_share + self.neighbor_share > 1:
+            raise UserError(
+                f"no_digit_share {self.no_digit_share} and neighbor_share {self.neighbor_share} "
+                "must be at most 1 together"
+            )
 
     def __bool__(self) -> bool:
         """Tell whether any image is changed at all."""
-        return self.warps or self.changes or self.no_digit_share > 0
+        return self.warps or self.changes or self.pairs or self.upstroke_share > 0
+
+    @property
+    def pairs(self) -> bool:
+        """Whether it takes a second image for each."""
+        return self.no_digit_share > 0 or self.neighbor_share > 0
 
     @property
     def warps(self) -> bool:
@@ -127,17 +148,20 @@ class Augmentation:
         warps = {name: getattr(self, name) for name in ("rotation", "shift", "shear", "zoom")}
         matrices = [affine_table(num_images, rng, **warps) for _ in range(num_copies)]
         table = torch.stack(matrices).flatten(2)
-        if not self.changes and not self.no_digit_share:
+        if not (self.changes or self.pairs or self.upstroke_share):
             return table
         rng = np.random.default_rng((*seed, 3))
         shape = num_copies, num_images
         numbers = rng.random((*shape, NUMBERS.stop - NOISE), np.float32)
         ranges = np.array(self._strengths(), np.float32)
-        chances = rng.random((*shape, len(ranges) + 1), np.float32)
+        chances = rng.random((*shape, len(ranges) + 2), np.float32)
         strengths = numbers[:, :, : len(ranges)]
         strengths[:, :, STROKE - NOISE] = 2 * strengths[:, :, STROKE - NOISE] - 1  # either way
-        strengths *= ranges * (chances[:, :, :-1] < self.changed_share)
-        numbers[:, :, NO_DIGIT - NOISE] = chances[:, :, -1] < self.no_digit_share
+        strengths *= ranges * (chances[:, :, : len(ranges)] < self.changed_share)
+        chance = chances[:, :, -1]
+        numbers[:, :, NO_DIGIT - NOISE] = chance < self.no_digit_share
+        numbers[:, :, NEIGHBOR - NOISE] = 1 - chance < self.neighbor_share
+        numbers[:, :, UPSTROKE - NOISE] = chances[:, :, -2] < self.upstroke_share
         return torch.cat([table, torch.from_numpy(numbers)], dim=2)
 
     def __call__(
@@ -149,22 +173,31 @@ class Augmentation:
             pixels: float32 `(B, 1, 28, 28)` in [0, 1].
             labels: int64 `(B,)`, or float32 probabilities `(B, 10)`.
             rows: float32 `(B, K)`, of a table of this augmentation.
-            others: Another image for each, like `pixels`, to make what is no digit from.
+            others: Another image for each, like `pixels`: its neighbor, or a part of what is none.
 
         Returns:
-            Like `pixels`, and like `labels`; with a `no_digit_share` the labels are probabilities.
+            Like `pixels`, and like `labels`, or probabilities if an image may become no digit.
         """
-        if self.no_digit_share:
+        if self.upstroke_share or self.pairs:
+            pixels = pixels.clone()
+            digits = labels if labels.ndim == 1 else labels.argmax(dim=1)
+        if self.upstroke_share:
+            gets_one = (rows[:, UPSTROKE] > 0) & (digits == 1)
+            pixels[gets_one] = upstrokes(pixels[gets_one], rows[gets_one, PEN])
+        if self.pairs:
+            is_none, has_neighbor = rows[:, NO_DIGIT] > 0, rows[:, NEIGHBOR] > 0
+            pixels[is_none] = nondigits(
+                pixels[is_none], digits[is_none], others[is_none], rows[is_none, NUMBERS]
+            )
+            if has_neighbor.any():  # torch makes no grids of no images
+                pixels[has_neighbor], is_none[has_neighbor] = neighbors(
+                    pixels[has_neighbor],
+                    digits[has_neighbor],
+                    others[has_neighbor],
+                    rows[has_neighbor, NUMBERS],
+                )
             if labels.ndim == 1:
                 labels = F.one_hot(labels, 10).float()
-            is_none = rows[:, NO_DIGIT] > 0
-            pixels = pixels.clone()
-            pixels[is_none] = nondigits(
-                pixels[is_none],
-                labels[is_none].argmax(dim=1),
-                others[is_none],
-                rows[is_none, NUMBERS],
-            )
             labels = torch.where(is_none[:, None], torch.full_like(labels, 0.1), labels)
         if self.warps:
             pixels = warp(pixels, rows[:, :6].unflatten(1, (2, 3)))

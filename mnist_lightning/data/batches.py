@@ -20,8 +20,8 @@ class Batches:
 
     Iterating yields this rank's share of each step, `(images, labels)` or, with an augmentation,
     `(images, labels, rows)`: uint8 `(B, 28, 28)`, `B` rows of `labels`, and of the augmentation's
-    table float32 `(W * B, K)`, first those of the first of W versions of each image. If some
-    become no digit, there is a second image for each to make it from, uint8 `(B, 28, 28)`.
+    table float32 `(W * B, K)`, first those of the first of W versions of each image. If it
+    takes a second image for each, that comes too, uint8 `(B, 28, 28)`.
 
     Attributes:
         images: uint8 `(D, 28, 28)`.
@@ -65,7 +65,7 @@ class Batches:
             if self.augmentation is not None:
                 seed = self.shuffle_seed, epoch
                 table = self.augmentation.table(len(self.images), self.num_copies, seed).to(device)
-                if self.augmentation.no_digit_share:
+                if self.augmentation.pairs:
                     rng = np.random.default_rng((*seed, 4))
                     chosen = rng.choice(self.indices, len(self.images))
                     partners = torch.from_numpy(chosen).to(device)

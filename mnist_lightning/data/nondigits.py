@@ -9,16 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NUM_STROKES, NUM_POINTS = 4, 3  # most strokes of a scribble, each a curve with three points
-NUM_NUMBERS = 4 + 3 * NUM_STROKES * NUM_POINTS
+from mnist_lightning.data.drawing import draw, is_line, to_convention
+
+NUM_STROKES, NUM_POINTS = 5, 40  # most strokes of a scribble; places on each
+NUM_NUMBERS = 5 + 10 * NUM_STROKES
 # Which digits are none once they lie on their side, stand on their head, are seen in a mirror, have
-# a half beside its own mirror image, or lack a side.
+# a half beside its own mirror image, lack a side, or have one more stroke.
 ON_SIDE, ON_HEAD, MIRRORED = (2, 3, 4, 5, 6, 7, 9), (3, 4, 7), (3, 4, 6, 7, 9)
-SYMMETRIC, CUT = (4, 5, 7), (0, 2, 3, 5)
+SYMMETRIC, CUT, STRUCK = (4, 5, 7), (0, 2, 3, 5), (0, 2, 3, 4, 5, 6, 8, 9)
 
 
 def nondigits(pixels: Tensor, labels: Tensor, others: Tensor, numbers: Tensor) -> Tensor:
-    """Turn images of digits into images of none.
+    """Turn images of digits into images of none, by MNIST's convention.
 
     Args:
         pixels: float32 `(B, 1, 28, 28)` in [0, 1].
@@ -27,21 +29,19 @@ def nondigits(pixels: Tensor, labels: Tensor, others: Tensor, numbers: Tensor) -
         numbers: float32 `(B, NUM_NUMBERS)` in [0, 1), what is random in it.
 
     Returns:
-        Like `pixels`: halves at the wrong side or beside their mirror image, two digits side by
-        side, one over another, patches in disorder, a digit that is turned, mirrored or cut, or a
+        Like `pixels`: halves at the wrong side or beside their mirror image, one digit over
+        another, patches in disorder, a digit that is turned, mirrored, cut or struck through, or a
         scribble.
     """
-    made = torch.empty_like(pixels)
     is_scribble = numbers[:, 0] < 0.5
-    made[is_scribble] = _scribbles(numbers[is_scribble, 1:])
-    pixels, others, numbers = (values[~is_scribble] for values in (pixels, others, numbers))
-    labels = labels[~is_scribble]
+    scribbles = _scribbles(numbers[:, 1:], is_scribble)
+    disorder = _disorder(pixels, numbers[:, 1:17])
     # The right half of one, then the left half of another: two halves of a 0 are no 0.
     halves = torch.cat([pixels[..., 14:], others[..., :14]], dim=-1)
 
-    def instead(turned: Tensor, digits: tuple[int, ...]) -> Tensor:
+    def instead(changed: Tensor, digits: tuple[int, ...]) -> Tensor:
         is_none = torch.isin(labels, torch.tensor(digits, device=labels.device))
-        return torch.where(is_none[:, None, None, None], turned, halves)
+        return torch.where(is_none[:, None, None, None], changed, halves)
 
     left, top = pixels[..., :14], pixels[..., :14, :]
     angle = 2 * math.pi * numbers[:, 17, None, None, None]
@@ -49,13 +49,14 @@ def nondigits(pixels: Tensor, labels: Tensor, others: Tensor, numbers: Tensor) -
     beyond = (
         angle.cos() * places[:, None] + angle.sin() * places > 2 * numbers[:, 18, None, None, None]
     )
+    struck = torch.maximum(pixels, scribbles)
+    is_struck = (struck - pixels).sum(dim=(1, 2, 3)) > 0.2 * pixels.sum(dim=(1, 2, 3))
+    struck = torch.where(is_struck[:, None, None, None], struck, halves)
     kinds = [
         halves,
         torch.cat([pixels[..., 14:, :], others[..., :14, :]], dim=-2),
-        _side_by_side(F.avg_pool2d(pixels, (1, 2)), F.avg_pool2d(others, (1, 2))),
-        _side_by_side(F.avg_pool2d(pixels, 2), F.avg_pool2d(others, 2)),
         torch.maximum(pixels, others.mT.flip(-1)),
-        _disorder(pixels, numbers[:, 1:17]),
+        disorder,
         instead(pixels.mT.flip(-1), ON_SIDE),
         instead(pixels.mT.flip(-2), ON_SIDE),
         instead(pixels.flip(-1, -2), ON_HEAD),
@@ -63,17 +64,14 @@ def nondigits(pixels: Tensor, labels: Tensor, others: Tensor, numbers: Tensor) -
         instead(torch.cat([left, left.flip(-1)], dim=-1), SYMMETRIC),
         instead(torch.cat([top, top.flip(-2)], dim=-2), SYMMETRIC),
         instead(pixels.masked_fill(beyond, 0), CUT),
-        instead(pixels.masked_fill(beyond, 0), CUT),
+        instead(struck, STRUCK),
+        instead(struck, STRUCK),
+        instead(struck, STRUCK),
     ]
-    chosen = (2 * (numbers[:, 0] - 0.5) * len(kinds)).long()
-    made[~is_scribble] = torch.stack(kinds)[chosen, torch.arange(len(pixels), device=pixels.device)]
-    return made
-
-
-def _side_by_side(left: Tensor, right: Tensor) -> Tensor:
-    both = torch.cat([left, right], dim=-1)
-    missing = 28 - both.shape[-2]
-    return F.pad(both, (0, 0, missing // 2, missing // 2))
+    chosen = (2 * (numbers[:, 0] - 0.5).clamp(min=0) * len(kinds)).long()
+    made = torch.stack(kinds)[chosen, torch.arange(len(pixels), device=pixels.device)]
+    made = to_convention(torch.where(is_scribble[:, None, None, None], scribbles, made))
+    return torch.where(is_line(made)[:, None, None, None], disorder, made)  # that may be a 1
 
 
 def _disorder(pixels: Tensor, numbers: Tensor) -> Tensor:
@@ -83,37 +81,60 @@ def _disorder(pixels: Tensor, numbers: Tensor) -> Tensor:
     return F.fold(patches.gather(2, order), (28, 28), 7, stride=7)
 
 
-def _scribbles(numbers: Tensor) -> Tensor:
-    """Draw one to four curves with a pen, of random points within a square of 20 pixels.
+def _scribbles(numbers: Tensor, is_whole: Tensor) -> Tensor:
+    """Draw one to five strokes with a pen: straight lines, curves, and arcs of ellipses.
 
-    Half of them are straight, six of ten scribbles have their points near a grid's, as a letter's
-    corners are, and half of the curves begin where the one before ended. A curve that is not
-    much bent has company, since it might be a 1.
+    Six of ten scribbles have their points near a grid's, as a letter's corners are; most of their
+    lines are upright or level. Half of the strokes begin where the one before ended. What might be
+    a 1 or a 0, a stroke that is not much bent or nearly closed, has company.
+
+    Args:
+        numbers: float32 `(B, 4 + 10 * NUM_STROKES)` in [0, 1).
+        is_whole: Bool `(B,)`; a scribble that is not whole is one stroke, anywhere.
+
+    Returns:
+        float32 `(B, 1, 28, 28)` in [0, 1].
     """
-    first, rest = numbers[:, :3], numbers[:, 3:].unflatten(1, (NUM_STROKES, NUM_POINTS, 3))
-    points, chances = rest[..., :2], rest[..., 2]
+    first, strokes = numbers[:, :4], numbers[:, 4:].unflatten(1, (NUM_STROKES, 10))
+    points, chances = strokes[..., :6].unflatten(2, (3, 2)), strokes[..., 6:]
     cell = (3 * points).floor()
     near_grid = cell / 2 + 0.2 * (3 * points - cell - 0.5)
-    points = torch.where((first[:, 1] < 0.6)[:, None, None, None], near_grid, points)
+    on_grid = (first[:, 1] < 0.6)[:, None]
+    points = torch.where(on_grid[..., None, None], near_grid, points)
     start, middle, end = points.unbind(2)
-    (across, along), (x, y) = ((p[:, 0] - start[:, 0]).unbind(1) for p in (end, middle))
-    is_bent = (across * y - along * x).abs() > 0.2  # twice the triangle's area
-    num_strokes = torch.where(is_bent, 1, 2) + (first[:, 0] * (NUM_STROKES - 1)).long()
-    begins_there = (chances[:, 1:, 0] < 0.5)[..., None]
-    start = torch.cat([start[:, :1], torch.where(begins_there, end[:, :-1], start[:, 1:])], dim=1)
-    is_straight = ((chances[..., 1] < 0.5) & (num_strokes > 1)[:, None])[..., None]
-    middle = torch.where(is_straight, (start + end) / 2, 2 * middle - (start + end) / 2)
-    # Quadratic Bezier curves, by places on them that lie less than a pen's width apart.
-    t = torch.linspace(0, 1, 30, device=numbers.device)[:, None]
-    start, middle, end = (4 + 20 * p[:, :, None] for p in (start, middle, end))
-    curves = (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
-    exists = torch.arange(NUM_STROKES, device=numbers.device) < num_strokes[:, None]
-    curves = torch.where(exists[:, :, None, None], curves, curves[:, :1])
-    centers = torch.arange(28, device=numbers.device) + 0.5
-    places = torch.cartesian_prod(centers, centers)
-    ink = curves.flatten(1, 2)
-    # |p - i|^2 = |p|^2 + |i|^2 - 2 p i, of the nearest ink
-    nearest = (ink.square().sum(dim=2)[:, None] - 2 * places @ ink.mT).amin(dim=2)
-    distance = (nearest + places.square().sum(dim=1)).clamp(min=0).sqrt()
-    radius = 0.7 + 1.3 * first[:, 2:]
-    return (radius + 0.5 - distance).clamp(0, 1).view(-1, 1, 28, 28)
+    chained = torch.cat([start[:, :1], end[:, :-1]], dim=1)
+    start = torch.where((chances[..., 0] < 0.5)[..., None], chained, start)
+    kind = chances[..., 1]
+    is_arc, is_straight = kind < 0.35, kind > 0.65
+    level = torch.stack([chances[..., 2] < 0.35, chances[..., 2] > 0.65], dim=2)
+    end = torch.where((on_grid & is_straight)[..., None] & level, start, end)
+    (across, along), (x, y) = ((p - start).unbind(2) for p in (end, middle))
+    is_bent = ~is_straight & ((across * y - along * x).abs() > 0.2)  # twice the triangle's area
+    # Arcs of an eighth to a whole turn; alone, of 150 to 290 degrees.
+    turn = 0.125 + chances[..., 3]
+    is_open = (turn > 0.42) & (turn < 0.8)
+    alone = torch.where(is_arc, is_open, is_bent)[:, 0]
+    count = torch.where(alone, 1, 2) + (first[:, 0] * (NUM_STROKES - 1)).long()
+    count = torch.where(is_whole, count, 1)
+
+    t = torch.linspace(0, 1, NUM_POINTS, device=numbers.device)[:, None]
+    start, middle, end = (p[:, :, None] for p in (start, middle, end))
+    straight = start + t * (end - start)
+    bent = straight + 4 * t * (1 - t) * (middle - (start + end) / 2)
+    angle = 2 * math.pi * (chances[..., 2, None, None] + turn.clamp(max=1)[..., None, None] * t)
+    radius = 0.15 + 0.35 * end
+    center = radius + (1 - 2 * radius) * middle
+    arc = center + radius * torch.cat([angle.cos(), angle.sin()], dim=3)
+    curves = torch.where(is_straight[..., None, None], straight, bent)
+    curves = torch.where(is_arc[..., None, None], arc, curves)
+    exists = torch.arange(NUM_STROKES, device=numbers.device) < count[:, None]
+    ends = curves[exists].new_full((len(curves), NUM_STROKES, 2, 2), 0.5)
+    ends[exists] = torch.stack(torch.aminmax(curves[exists], dim=1), dim=1)
+    low, high = ends[:, :, 0].amin(dim=1), ends[:, :, 1].amax(dim=1)
+    length = (high - low).amax(dim=1).clamp(min=0.3)
+    shift, scale = (low + high) / 2, torch.where(is_whole, 1 / length, 0.5 + 0.5 * first[:, 3])
+    shift = torch.where(is_whole[:, None], shift, 0.5)
+    narrow = torch.stack([0.6 + 0.4 * first[:, 3], torch.ones_like(scale)], dim=1)
+    size = 18 * scale[:, None] * torch.where(is_whole[:, None], narrow, 1)
+    curves = 14.5 + (curves - shift[:, None, None]) * size[:, None, None]
+    return draw(curves, exists * (0.7 + 1.1 * first[:, 2:3] + 0.4 * chances[..., 0]))

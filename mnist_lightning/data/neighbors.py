@@ -1,0 +1,95 @@
+"""A digit with its neighbor's ink: what is left of two that touch when they are cut apart.
+
+A reader of numbers proposes cuts and asks the network which pieces are digits. A piece that keeps
+nearly all of its digit and little of the neighbor is that digit; one that is much too small or too
+large is none.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mnist_lightning.data.drawing import is_line, to_convention
+
+NUM_NUMBERS = 9
+SIDE = 40  # of a digit's place, which leaves room for the neighbor's size and height
+# Digits whose left or right part, with less than two thirds of the ink, is no digit. The right part
+# of an 8 may be a 3, that of a 4 or a 9 is a 1.
+LEFT_PARTS, RIGHT_PARTS = (0, 2, 3, 4, 5, 8, 9), (0, 2)
+
+
+def neighbors(
+    pixels: Tensor, labels: Tensor, others: Tensor, numbers: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Join each digit with a neighbor, cut between or near them, and keep the digit's side.
+
+    Args:
+        pixels: float32 `(B, 1, 28, 28)` in [0, 1].
+        labels: int64 `(B,)`, their digits.
+        others: A neighbor for each, like `pixels`.
+        numbers: float32 `(B, NUM_NUMBERS)` in [0, 1), what is random in it.
+
+    Returns:
+        Like `pixels`, by MNIST's convention; and bool `(B,)`, whether a piece is no digit. An image
+        whose piece is neither surely its digit nor surely none is returned as it is.
+    """
+    side, size, down, gap, reach, place, slant, bend, follows = numbers[:, :NUM_NUMBERS].unbind(1)
+    own = F.pad(pixels, [(SIDE - 28) // 2] * 4)
+    other = _scaled(others, (0.6 * (size - 0.5)).exp(), 0.4 * (down - 0.5))
+    is_left = side < 0.5
+    left, right = (
+        torch.where(is_left[:, None, None, None], *pair) for pair in ((own, other), (other, own))
+    )
+
+    # The right one is moved until their ink touches in some row: 1 to 3 pixels of it overlap, or
+    # none, or there is a gap of 1 or 2.
+    columns = torch.arange(SIDE, device=pixels.device)
+    last = torch.where(left[:, 0] > 0.3, columns, -SIDE).amax(dim=2)
+    first = torch.where(right[:, 0] > 0.3, columns, 2 * SIDE).amin(dim=2)
+    last = F.max_pool1d(last[:, None].float(), 3, 1, 1)[:, 0]  # corners touch too
+    distance, row = (first - last).min(dim=1)
+    move = (1 + (6 * gap).floor() - 3 - distance).clamp(0, SIDE).long()
+    columns = torch.arange(2 * SIDE, device=pixels.device)
+    index = (columns - move[:, None]) % (2 * SIDE)
+    left, right = F.pad(left, (0, SIDE)), F.pad(right, (0, SIDE))
+    right = right.gather(3, index[:, None, None].expand_as(right))
+
+    # A cut is a parabola through the place where they touch, or follows the border between them;
+    # half of the cuts are moved by up to 3 pixels, the others by up to 16, or as far as they get.
+    border = (last + first + move[:, None] + 1) / 2
+    middle = border.gather(1, row[:, None])
+    border = torch.minimum(torch.maximum(border, middle - 8), middle + 8)
+    border = F.avg_pool1d(border[:, None], 5, 1, 2, count_include_pad=False)[:, 0]
+    rows = torch.arange(SIDE, device=pixels.device) - row[:, None]
+    curve = middle + (slant[:, None] - 0.5) * 1.4 * rows + (bend[:, None] - 0.5) * 0.04 * rows**2
+    far = torch.where(reach < 0.9, 16.0, 100.0)
+    moved = 2 * (place - 0.5) * torch.where(reach < 0.5, 3.0, far)
+    cut = torch.where((follows < 0.4)[:, None], border, curve) + moved[:, None]
+    before = (cut[:, :, None] - columns).clamp(0, 1)[:, None]
+    kept = torch.where(is_left[:, None, None, None], before, 1 - before)
+
+    own_kept, other_kept = (
+        (torch.where(is_left[:, None, None, None], *pair) * kept).sum(dim=(1, 2, 3))
+        / torch.where(is_left[:, None, None, None], *pair).sum(dim=(1, 2, 3)).clamp(min=1e-6)
+        for pair in ((left, right), (right, left))
+    )
+    is_digit = (own_kept > 0.92) & (other_kept < 0.12)
+    is_much = (own_kept > 0.8) & (other_kept > torch.where(labels == 1, 0.7, 0.4))
+    left_part, right_part = (
+        torch.isin(labels, torch.tensor(digits, device=labels.device))
+        for digits in (LEFT_PARTS, RIGHT_PARTS)
+    )
+    is_part = torch.where(is_left, left_part, right_part)
+    is_little = is_part & (own_kept > 0.2) & (own_kept < 0.65) & (other_kept < 0.1)
+    pieces = to_convention(torch.maximum(left, right) * kept)
+    is_none = is_much | (is_little & ~is_line(pieces))  # half of a 0 may be a 1
+    return torch.where((is_digit | is_none)[:, None, None, None], pieces, pixels), is_none
+
+
+def _scaled(pixels: Tensor, scale: Tensor, down: Tensor) -> Tensor:
+    """Scale images, and move them down by a share of their height, within `SIDE` pixels."""
+    zero = torch.zeros_like(scale)
+    ratio = SIDE / 28 / scale
+    matrices = torch.stack([ratio, zero, zero, zero, ratio, -down], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(matrices, [len(pixels), 1, SIDE, SIDE], align_corners=False)
+    return F.grid_sample(pixels, grid, padding_mode="zeros", align_corners=False)
