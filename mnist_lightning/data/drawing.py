@@ -111,7 +111,7 @@ def is_line(pixels: Tensor) -> Tensor:
     Returns:
         Bool `(B,)`.
     """
-    return _axis(pixels)[1] < 0.1
+    return _axis(pixels)[1] < 0.06
 
 
 def _axis(pixels: Tensor) -> tuple[Tensor, Tensor]:

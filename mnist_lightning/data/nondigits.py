@@ -50,7 +50,7 @@ def nondigits(pixels: Tensor, labels: Tensor, others: Tensor, numbers: Tensor) -
         angle.cos() * places[:, None] + angle.sin() * places > 2 * numbers[:, 18, None, None, None]
     )
     struck = torch.maximum(pixels, scribbles)
-    is_struck = (struck - pixels).sum(dim=(1, 2, 3)) > 0.2 * pixels.sum(dim=(1, 2, 3))
+    is_struck = (struck - pixels).sum(dim=(1, 2, 3)) > 0.1 * pixels.sum(dim=(1, 2, 3))
     struck = torch.where(is_struck[:, None, None, None], struck, halves)
     kinds = [
         halves,
@@ -64,6 +64,7 @@ def nondigits(pixels: Tensor, labels: Tensor, others: Tensor, numbers: Tensor) -
         instead(torch.cat([left, left.flip(-1)], dim=-1), SYMMETRIC),
         instead(torch.cat([top, top.flip(-2)], dim=-2), SYMMETRIC),
         instead(pixels.masked_fill(beyond, 0), CUT),
+        instead(struck, STRUCK),
         instead(struck, STRUCK),
         instead(struck, STRUCK),
         instead(struck, STRUCK),
@@ -90,7 +91,7 @@ def _scribbles(numbers: Tensor, is_whole: Tensor) -> Tensor:
 
     Args:
         numbers: float32 `(B, 4 + 10 * NUM_STROKES)` in [0, 1).
-        is_whole: Bool `(B,)`; a scribble that is not whole is one stroke, anywhere.
+        is_whole: Bool `(B,)`; a scribble that is not whole is a stroke or two, anywhere.
 
     Returns:
         float32 `(B, 1, 28, 28)` in [0, 1].
@@ -115,7 +116,7 @@ def _scribbles(numbers: Tensor, is_whole: Tensor) -> Tensor:
     is_open = (turn > 0.42) & (turn < 0.8)
     alone = torch.where(is_arc, is_open, is_bent)[:, 0]
     count = torch.where(alone, 1, 2) + (first[:, 0] * (NUM_STROKES - 1)).long()
-    count = torch.where(is_whole, count, 1)
+    count = torch.where(is_whole, count, 1 + (count > 2))
 
     t = torch.linspace(0, 1, NUM_POINTS, device=numbers.device)[:, None]
     start, middle, end = (p[:, :, None] for p in (start, middle, end))
@@ -128,13 +129,13 @@ def _scribbles(numbers: Tensor, is_whole: Tensor) -> Tensor:
     curves = torch.where(is_straight[..., None, None], straight, bent)
     curves = torch.where(is_arc[..., None, None], arc, curves)
     exists = torch.arange(NUM_STROKES, device=numbers.device) < count[:, None]
-    ends = curves[exists].new_full((len(curves), NUM_STROKES, 2, 2), 0.5)
-    ends[exists] = torch.stack(torch.aminmax(curves[exists], dim=1), dim=1)
-    low, high = ends[:, :, 0].amin(dim=1), ends[:, :, 1].amax(dim=1)
+    # A whole scribble fills its 20 pixels, the pen's centers 18 of them.
+    missing = ~exists[:, :, None]
+    low = curves.amin(dim=2).masked_fill(missing, math.inf).amin(dim=1)
+    high = curves.amax(dim=2).masked_fill(missing, -math.inf).amax(dim=1)
     length = (high - low).amax(dim=1).clamp(min=0.3)
-    shift, scale = (low + high) / 2, torch.where(is_whole, 1 / length, 0.5 + 0.5 * first[:, 3])
-    shift = torch.where(is_whole[:, None], shift, 0.5)
-    narrow = torch.stack([0.6 + 0.4 * first[:, 3], torch.ones_like(scale)], dim=1)
-    size = 18 * scale[:, None] * torch.where(is_whole[:, None], narrow, 1)
-    curves = 14.5 + (curves - shift[:, None, None]) * size[:, None, None]
+    narrow = torch.stack([0.6 + 0.4 * first[:, 3], torch.ones_like(length)], dim=1)
+    scale = torch.where(is_whole[:, None], narrow / length[:, None], 0.2 + 0.8 * first[:, 3:])
+    center = torch.where(is_whole[:, None], (low + high) / 2, 0.5)
+    curves = 14.5 + 18 * scale[:, None, None] * (curves - center[:, None, None])
     return draw(curves, exists * (0.7 + 1.1 * first[:, 2:3] + 0.4 * chances[..., 0]))
