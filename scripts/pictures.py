@@ -90,7 +90,7 @@ def main() -> None:
             ),
             "one_cycle": lambda: one_cycle(EPOCHS, len(data.train_dataloader())),
             "augmentation": lambda: augmentation(data, pixels),
-            "looks": lambda: looks(pixels),
+            "looks": lambda: looks(pixels, to_pixels(data.train_images[[UNSURE]])),
             "standardized": lambda: standardized(pixels),
             "overfitting": overfitting,
             "filters": lambda: figures.filters(member),
@@ -157,15 +157,15 @@ def one_cycle(epochs: int, steps: int) -> Figure:
 def augmentation(data: MNISTDataModule, pixels: Tensor) -> Figure:
     """Show an image and what augmentation makes of it in 19 epochs."""
     return figures.augmentation(
-        pixels[0, 0], data.augmentation.preview(pixels[0], pixels[0], num=19)
+        pixels[0, 0], data.augmentation.preview(pixels[0], 3, pixels[0], num=19)
     )
 
 
-def looks(pixels: Tensor) -> Figure:
+def looks(pixels: Tensor, other: Tensor) -> Figure:
     """Show an image and what the augmentation of configs/wild.yaml makes of it."""
     settings = yaml.safe_load(Path("configs/wild.yaml").read_text())["data"]
     augmentation = Augmentation.of(settings)
-    return figures.augmentation(pixels[0, 0], augmentation.preview(pixels[0], pixels[0], num=19))
+    return figures.augmentation(pixels[0, 0], augmentation.preview(pixels[0], 3, other[0], num=19))
 
 
 def standardized(pixels: Tensor) -> Figure:

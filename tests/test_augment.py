@@ -119,13 +119,15 @@ def test_parameters_fill_their_ranges_and_stay_inside() -> None:
 
 
 def test_a_preview_shows_changes_of_the_one_image(pixels: torch.Tensor) -> None:
-    same = Augmentation(**NOTHING).preview(pixels[3], pixels[4], num=4)
+    same = Augmentation(**NOTHING).preview(pixels[3], 0, pixels[4], num=4)
     assert torch.equal(same, pixels[3].expand(4, -1, -1))
     augmentation = Augmentation(**ARTICLE, **LOOKS, **SHARES)
-    shown = augmentation.preview(pixels[3], pixels[4])
+    shown = augmentation.preview(pixels[3], 0, pixels[4])
     assert len(torch.unique(shown, dim=0)) == 29
-    assert torch.equal(shown, augmentation.preview(pixels[3], pixels[4]))
+    assert torch.equal(shown, augmentation.preview(pixels[3], 0, pixels[4]))
     assert 0 <= shown.min() and shown.max() <= 1
+    of_a_one = augmentation.preview(pixels[3], 1, pixels[4])
+    assert not torch.equal(shown, of_a_one)  # some have an upstroke
 
 
 @pytest.mark.parametrize("name", LOOKS)

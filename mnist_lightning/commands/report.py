@@ -83,7 +83,7 @@ def _make(paths: list[str], output_dir: Path, layer: str | None, root: Path) -> 
         logits = torch.cat([network(part) for part in parts])
     logits = logits.clone()  # inference tensors can't be used for gradients
     drawings = _drawings(network, pixels, labels, logits.softmax(dim=1), layer)
-    drawings |= _drawings_of_run(run, curves, pixels[:2])
+    drawings |= _drawings_of_run(run, curves, pixels[:2], int(labels[0]))
     files, drawn = {}, {}
     for name, draw in tqdm(drawings.items(), desc="drawing", leave=False, disable=None):
         figure = draw()
@@ -132,14 +132,14 @@ def _drawings(
     return drawings
 
 
-def _drawings_of_run(run: dict[str, Any], curves: Curves, pixels: Tensor) -> Drawings:
+def _drawings_of_run(run: dict[str, Any], curves: Curves, pixels: Tensor, label: int) -> Drawings:
     drawings: Drawings = {}
     if curves.get("train/loss"):
         drawings["curves"] = lambda: figures.curves(curves)
     settings = run.get("datamodule_hyper_parameters", {})
     augmentation = Augmentation.of(settings)
     if run and augmentation:
-        changed = augmentation.preview(*pixels)
+        changed = augmentation.preview(pixels[0], label, pixels[1])
         drawings["augmentation"] = lambda: figures.augmentation(pixels[0, 0], changed)
     return drawings
 

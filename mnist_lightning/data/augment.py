@@ -203,12 +203,13 @@ class Augmentation:
             pixels = warp(pixels, rows[:, :6].unflatten(1, (2, 3)))
         return (change_looks(pixels, rows) if self.changes else pixels), labels
 
-    def preview(self, image: Tensor, other: Tensor, num: int = 29) -> Tensor:
+    def preview(self, image: Tensor, label: int, other: Tensor, num: int = 29) -> Tensor:
         """Return examples of what training makes of an image, for a person to look at.
 
         Args:
             image: Pixels, float `(1, 28, 28)` in [0, 1].
-            other: Another image, likewise, to make what is no digit from.
+            label: Its digit.
+            other: Another image, likewise: its neighbor, or a part of what is none.
             num: Number N of examples; the same ones each time.
 
         Returns:
@@ -216,7 +217,7 @@ class Augmentation:
         """
         copies = image.expand(num, 1, -1, -1), other.expand(num, 1, -1, -1)
         rows = self.table(num, 1, (0,))[0]
-        return self(copies[0], torch.zeros(num, dtype=torch.int64), rows, copies[1])[0][:, 0]
+        return self(copies[0], torch.full((num,), label), rows, copies[1])[0][:, 0]
 
     def _strengths(self) -> tuple[float, ...]:
         return self.noise, self.blur, self.contrast, self.stroke, self.outline, self.cover

@@ -78,8 +78,10 @@ class Pictures(Callback):
         logger.experiment.add_custom_scalars(CHARTS)
         data = trainer.datamodule  # type: ignore[attr-defined]
         if data.augmentation:
-            original, other = to_pixels(data.train_images[data.train_indices[:2]]).cpu()
-            changed = data.augmentation.preview(original, other)
+            first = data.train_indices[:2]
+            original, other = to_pixels(data.train_images[first]).cpu()
+            label = int(data.train_labels[first[0]])
+            changed = data.augmentation.preview(original, label, other)
             _draw(trainer, "data/augmentation", figures.augmentation(original[0], changed))
 
     def on_validation_batch_end(
