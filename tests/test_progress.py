@@ -49,9 +49,6 @@ def test_each_epoch_leaves_a_line_with_the_figures_that_it_has(
     )
 
 
-<<<<<<< HEAD
-def test_an_epoch_resumed_midway_ends_with_the_line_of_a_whole_one(
-=======
 def test_a_run_that_keeps_nothing_names_no_folder(
     root: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -61,8 +58,7 @@ def test_a_run_that_keeps_nothing_names_no_folder(
     assert re.match(r"training [\d,]+ parameters on cpu, ", capsys.readouterr().out)
 
 
-def test_an_epoch_resumed_midway_takes_the_time_since_then(
->>>>>>> 32a369b (Raise torch to 2.10, the oldest that works with all other lower bounds, and let older onnxruntime quantize)
+def test_an_epoch_resumed_midway_ends_with_the_line_of_a_whole_one(
     root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "mid.ckpt"
