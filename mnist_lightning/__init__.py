@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from mnist_lightning.checkpoint import load
     from mnist_lightning.data.module import MNISTDataModule
     from mnist_lightning.network import ConvNet, Ensemble
-    from mnist_lightning.reading.reader import Reading, read
+    from mnist_lightning.reading.reader import Page, Reading, read, read_images
     from mnist_lightning.training.classifier import MNISTClassifier
     from mnist_lightning.training.trainer import Trainer
 
@@ -16,10 +16,12 @@ __all__ = [
     "Ensemble",
     "MNISTClassifier",
     "MNISTDataModule",
+    "Page",
     "Reading",
     "Trainer",
     "load",
     "read",
+    "read_images",
 ]
 
 _ROOMS = {
@@ -27,10 +29,12 @@ _ROOMS = {
     "Ensemble": "network",
     "MNISTClassifier": "training.classifier",
     "MNISTDataModule": "data.module",
+    "Page": "reading.reader",
     "Reading": "reading.reader",
     "Trainer": "training.trainer",
     "load": "checkpoint",
     "read": "reading.reader",
+    "read_images": "reading.reader",
 }
 
 

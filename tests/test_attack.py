@@ -26,7 +26,7 @@ from mnist_lightning.checkpoint import load, read_checkpoint, to_safetensors
 from mnist_lightning.commands.read import read_files
 from mnist_lightning.errors import UserError
 from mnist_lightning.network import ConvNet
-from mnist_lightning.reading.convention import to_mnist
+from mnist_lightning.reading.ink import Ink, find_ink
 from mnist_lightning.runs import read_curves
 
 CHECKPOINT = (Path(__file__).parent / "format_1.ckpt").read_bytes()
@@ -325,20 +325,20 @@ def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path: Path) -> None:
 def test_a_picture_that_needs_too_much_memory_leaves_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def see(picture: Image.Image) -> torch.Tensor:
+    def see(picture: Image.Image) -> Ink:
         if picture.width == 60:
             raise MemoryError
-        return to_mnist(picture)
+        return find_ink(picture)
 
     names = [str(tmp_path / f"{side}.png") for side in (50, 60, 70)]
     for name in names:
         picture = Image.new("L", (int(Path(name).stem),) * 2, 255)
         ImageDraw.Draw(picture).line((25, 10, 25, 40), 0, 5)
         picture.save(name)
-    monkeypatch.setattr("mnist_lightning.commands.read.to_mnist", see)
+    monkeypatch.setattr("mnist_lightning.reading.reader.find_ink", see)
     readings, errors, _ = read_files(names, load())
     assert list(readings) == [names[0], names[2]]
-    assert errors == {names[1]: "there is not enough memory for the picture"}
+    assert errors == {names[1]: "not enough memory for 60x60 pixels"}
 
 
 def test_standard_input_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,12 +107,12 @@ def test_what_has_no_end_is_refused(tmp_path: Path) -> None:
             open_picture(path)
 
 
-@pytest.mark.parametrize("where", ["ImageOps.exif_transpose", "convention"])
+@pytest.mark.parametrize("where", ["ImageOps.exif_transpose", "ink"])
 def test_too_little_memory_is_no_damage(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise MemoryError
 
-    target = "reader.to_mnist" if where == "convention" else f"picture.{where}"
+    target = "reader.find_ink" if where == "ink" else f"picture.{where}"
     monkeypatch.setattr(f"mnist_lightning.reading.{target}", fail)
     with pytest.raises(UserError, match="not enough memory for 90x90 pixels"):
         read(noisy_picture("PNG"), load())

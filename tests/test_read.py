@@ -44,7 +44,7 @@ def test_a_folder_is_read_from_end_to_end(photos: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     heading, *rows = done.stdout.splitlines()
-    assert heading.split() == ["file", "digit", "probability", "second", "guess"]
+    assert heading.split() == ["file", "digits", "probability", "second", "guess"]
     assert [row.split()[:2] for row in rows] == [
         ["photos/a.png", "7"],
         ["photos/b.jpg", "2"],
@@ -78,7 +78,7 @@ def test_a_bad_file_is_named_and_the_others_are_read(
         f"{photos}/c.TIF",
     ]
     entries = {entry["file"]: entry for entry in json.loads(output.read_text())}
-    assert entries[f"{photos}/a.png"]["digit"] == 7
+    assert entries[f"{photos}/a.png"]["text"] == "7"
     assert entries["none.png"] == {"file": "none.png", "error": "No such file or directory"}
 
 
@@ -88,12 +88,16 @@ def test_csv_and_json_hold_the_same(photos: Path, monkeypatch: pytest.MonkeyPatc
     rows = list(csv.DictReader((photos / "readings.csv").read_text().splitlines()))
     entries = json.loads((photos / "readings.json").read_text())
     assert len(rows) == len(entries) == 3
-    assert list(rows[0])[5:] == [*(f"p{digit}" for digit in range(10)), "is_digit", "error"]
+    places = ["line", "left", "top", "right", "bottom"]
+    numbers = [f"p{digit}" for digit in range(10)]
+    assert list(rows[0])[5:] == [*numbers, "is_digit", *places, "error"]
     for row, entry in zip(rows, entries, strict=True):
-        assert [float(row[f"p{digit}"]) for digit in range(10)] == entry["probabilities"]
-        for key in ("file", "digit", "probability", "second", "second_probability", "is_digit"):
-            assert row[key] == str(entry[key])
-        assert row["error"] == ""
+        (digit,) = entry["digits"]
+        assert [float(row[number]) for number in numbers] == digit["probabilities"]
+        assert [int(row[side]) for side in places] == [1, *digit["box"]]
+        for key in ("digit", "probability", "second", "second_probability", "is_digit"):
+            assert row[key] == str(digit[key])
+        assert (row["file"], row["digit"], row["error"]) == (entry["file"], entry["text"], "")
 
 
 def test_the_same_command_works_twice(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,6 +259,7 @@ def test_a_name_that_is_not_utf_8_can_be_printed(
 def test_the_library_reads_as_the_tool_does(photos: Path) -> None:
     from mnist_lightning import load, read
 
-    reading = read(photos / "a.png", load())
-    assert reading.digit == 7 and reading.image.shape == (28, 28)
+    page = read(photos / "a.png", load())
+    (reading,) = page.digits
+    assert page.text == "7" and reading.digit == 7 and reading.image.shape == (28, 28)
     assert reading.probability == max(reading.probabilities) > reading.second_probability

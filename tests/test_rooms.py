@@ -40,7 +40,7 @@ ORDER = {
         "module",
     ],
     "figures": ["style", "measures", "learned", "evaluation", "curves", "__init__"],
-    "reading": ["picture", "ink", "convention", "reader"],
+    "reading": ["picture", "forms", "ink", "convention", "cuts", "segments", "reader"],
     "training": [
         "progress",
         "record",

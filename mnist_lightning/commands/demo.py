@@ -221,14 +221,17 @@ def see(picture: bytes, network: nn.Module, maps: dict[str, Tensor]) -> dict[str
         maps: What `watch` returned.
 
     Returns:
-        What `POST /read` returns, and in base64 `image`, the 28x28 bytes that the network saw, and
-        for each of `layers` its maps' bytes, 255 for the layer's highest value.
+        What `POST /read` returns; and of the last digit, in base64, `image`, the 28x28 bytes that
+        the network saw, and for each of `layers` its maps' bytes, 255 for the layer's highest
+        value.
 
     Raises:
         UserError: If it is not a picture, or there is no ink on it.
         OSError: If it can't be read.
     """
-    reading = read(picture, network)
+    page = read(picture, network)
+    last = page.digits[-1].image
+    classify(network, last[None])  # leaves its maps
     layers = []
     for name, layer in maps.items():
         scaled = layer * (255 / layer.max().clamp(min=1e-6))
@@ -240,7 +243,7 @@ def see(picture: bytes, network: nn.Module, maps: dict[str, Tensor]) -> dict[str
                 "pixels": to_base64(scaled.byte()),
             }
         )
-    return {**reading.as_dict(), "image": to_base64(reading.image), "layers": layers}
+    return {**page.as_dict(), "image": to_base64(last), "layers": layers}
 
 
 def to_base64(values: Tensor) -> str:

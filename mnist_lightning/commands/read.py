@@ -1,14 +1,16 @@
-"""Read the digits in pictures: photos, scans, drawings.
+"""Read the digits and numbers in pictures: photos, scans, drawings, forms.
 
     python -m mnist_lightning read photos/*.jpg
     python -m mnist_lightning read photos --output readings.csv --show sheet.png
     python -m mnist_lightning read --ckpt_path runs/base/version_0/checkpoints/best.ckpt - < 7.png
 
-A picture holds one digit; a folder stands for the pictures in it, `-` for one on standard input.
-A `?` in place of the digit says that the network sees none.
-`--output` writes all ten probabilities, `--show` what the network saw beside each picture: the
-first thing to look at if a digit is misread. Neither replaces a picture that it reads, nor, without
-`--overwrite`, any file that this package did not write.
+A folder stands for the pictures in it, `-` for one on standard input. A picture holds one digit, a
+number, or lines of numbers; of several digits the probability is that of the least sure one. A `?`
+in place of a digit says that the network sees none.
+`--output` writes the ten probabilities and the place of each digit; `--show` draws a box around it,
+or what the network saw of a single one: the first thing to look at if a digit is misread. Neither
+replaces a picture that it reads, nor, without `--overwrite`, any file that this package did not
+write.
 """
 
 import csv
@@ -20,7 +22,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
@@ -30,52 +31,52 @@ from mnist_lightning.checkpoint import load
 from mnist_lightning.commands.terminal import make_parser
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import PNG, PNG_METADATA, check_output, is_ours, replace_file
-from mnist_lightning.reading.convention import to_mnist
 from mnist_lightning.reading.picture import MAX_PIXELS, flatten, open_picture
-from mnist_lightning.reading.reader import Reading, read_images
+from mnist_lightning.reading.reader import Page, read
 from mnist_lightning.text import percent, printable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 MOST_BYTES = 4 * MAX_PIXELS  # of a picture on standard input, which may have no end
 COLUMNS = ["file", "digit", "probability", "second", "second_probability"]
-COLUMNS += [*(f"p{digit}" for digit in range(10)), "is_digit", "error"]
-# How a file of readings is known as ours.
-CSV = rb"\A" + ",".join(COLUMNS).replace(",is_digit", "(,is_digit)?").encode() + rb"\n"
-JSON = rb'\A\[\n  \{\n    "file": "[^\n]*",\n    ("digit": \d,\n    "probability"|"error"): '
+COLUMNS += [*(f"p{digit}" for digit in range(10)), "is_digit"]
+PLACE = ["line", "left", "top", "right", "bottom"]
+# How a file of readings is known as ours, also one of before.
+CSV = rb"\A" + ",".join(COLUMNS).replace(",is_digit", "(,is_digit)?").encode()
+CSV += rf"(,{','.join(PLACE)})?,error\n".encode()
+JSON = rb'\A\[\n  \{\n    "file": "[^\n]*",\n    ("digit": \d,\n    "probability"|"text"|"error"): '
 
-# The contact sheet, in pixels; an image pixel is 6 of them.
-TILE, GAP, TEXT = 168, 16, 60
-PICTURES_A_ROW = 3
+# The contact sheet, in pixels; an image pixel is 8 of them.
+TILE, GAP, TEXT = 224, 16, 60
+PICTURES_A_ROW = 2
+ACCENT = "#c4460f"
 
 
 def read_files(
     names: list[str], network: Callable[[Tensor], Tensor]
-) -> tuple[dict[str, Reading], dict[str, str], dict[str, Image.Image]]:
-    """Read picture files in one batch.
+) -> tuple[dict[str, Page], dict[str, str], dict[str, Image.Image]]:
+    """Read picture files.
 
     Args:
         names: Paths; `-` for standard input.
         network: Pixels `(B, 1, 28, 28)` in [0, 1] to logits `(B, 10)`.
 
     Returns:
-        By name: the readings; for files that can't be read a line that says why; and of those that
-        were read a thumbnail in RGB.
+        By name: what is read; for files that can't be read a line that says why; and of those that
+        were read the picture in RGB, at most two tiles of the contact sheet wide and one high, with
+        a box around each of several digits.
     """
-    images, thumbnails, errors = {}, {}, {}
+    pages, thumbnails, errors = {}, {}, {}
     for name in tqdm(names, "read", delay=2, leave=False, disable=None):  # on a terminal, after 2 s
         try:
             picture = open_picture(_standard_input() if name == "-" else name)
-            images[name] = to_mnist(picture)
-            thumbnails[name] = ImageOps.contain(flatten(picture), (TILE, TILE))
+            pages[name] = read(picture, network)
+            thumbnails[name] = _thumbnail(picture, pages[name])
         except (UserError, OSError) as error:
             errors[name] = getattr(error, "strerror", None) or str(error)
         except MemoryError:
             errors[name] = "there is not enough memory for the picture"
-    if not images:
-        return {}, errors, {}
-    readings = read_images(torch.stack(list(images.values())), network)
-    return dict(zip(images, readings, strict=True)), errors, thumbnails
+    return pages, errors, thumbnails
 
 
 def expand(names: list[str]) -> list[str]:
@@ -100,68 +101,101 @@ def expand(names: list[str]) -> list[str]:
     return list(dict.fromkeys(files))
 
 
-def table(readings: dict[str, Reading]) -> str:
-    """Lay out readings as lines of text, under a heading."""
-    rows = [("file", "digit", "probability", "second guess")]
-    for name, reading in readings.items():
-        second = f"{reading.second} ({percent(reading.second_probability)})"
-        rows.append((printable(name), str(reading), percent(reading.probability), second))
-    width = max(len(row[0]) for row in rows)
-    return "\n".join(f"{file:{width}}  {d:>5}  {p:>11}  {s}" for file, d, p, s in rows)
+def table(pages: dict[str, Page]) -> str:
+    """Lay out what is read as lines of text, one for each line of writing, under a heading."""
+    rows = [("file", "digits", "probability", "second guess")]
+    for name, page in pages.items():
+        first, *others = page.text.split("\n")
+        least = min(reading.probability for reading in page.digits)
+        second = ""
+        if len(page.digits) == 1:
+            reading = page.digits[0]
+            second = f"{reading.second} ({percent(reading.second_probability)})"
+        rows.append((printable(name), first, percent(least), second))
+        rows += [("", other, "", "") for other in others]
+    files, texts = (max(len(row[column]) for row in rows) for column in (0, 1))
+    lines = (f"{f:{files}}  {t:>{texts}}  {p:>11}  {s}" for f, t, p, s in rows)
+    return "\n".join(line.rstrip() for line in lines)
 
 
-def to_json(readings: dict[str, Reading], errors: dict[str, str]) -> bytes:
+def to_json(pages: dict[str, Page], errors: dict[str, str]) -> bytes:
     """Return readings and errors as the contents of a JSON file: a list with one object a file."""
-    rows = [{"file": printable(name), **reading.as_dict()} for name, reading in readings.items()]
+    rows = [{"file": printable(name), **page.as_dict()} for name, page in pages.items()]
     rows += [{"file": printable(name), "error": printable(e)} for name, e in errors.items()]
     return (json.dumps(rows, indent=2, allow_nan=False) + "\n").encode()
 
 
-def to_csv(readings: dict[str, Reading], errors: dict[str, str]) -> bytes:
-    """Return readings and errors as the contents of a CSV file, with columns p0 to p9."""
+def to_csv(pages: dict[str, Page], errors: dict[str, str]) -> bytes:
+    """Return readings and errors as the contents of a CSV file, a row for each digit."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, [*COLUMNS, *PLACE, "error"], lineterminator="\n")
     writer.writeheader()
-    for name, reading in readings.items():
-        row = reading.as_dict()
-        row.update((f"p{digit}", p) for digit, p in enumerate(row.pop("probabilities")))
-        writer.writerow({"file": _cell(name), **row})
+    for name, page in pages.items():
+        lines = page.text.split("\n")
+        numbers = [i for i, line in enumerate(lines, start=1) for _ in line.replace(" ", "")]
+        for number, reading in zip(numbers, page.digits, strict=True):
+            row = {"file": _cell(name), "line": number, **reading.as_dict()}
+            row.update((f"p{digit}", p) for digit, p in enumerate(row.pop("probabilities")))
+            row.update(zip(PLACE[1:], row.pop("box"), strict=True))
+            writer.writerow(row)
     for name, error in errors.items():
         writer.writerow({"file": _cell(name), "error": _cell(error)})
     return text.getvalue().encode()
 
 
-def contact_sheet(readings: dict[str, Reading], thumbnails: dict[str, Image.Image]) -> Image.Image:
-    """Draw each picture beside what the network saw, and below them what it read.
+def contact_sheet(pages: dict[str, Page], thumbnails: dict[str, Image.Image]) -> Image.Image:
+    """Draw each picture, beside a single digit what the network saw, and below what it read.
 
     Args:
-        readings: By file name, one or more.
-        thumbnails: Of the same names; RGB, at most `TILE` a side.
+        pages: By file name, one or more.
+        thumbnails: Of the same names, see `read_files`.
 
     Returns:
         An RGB picture.
     """
-    columns = min(PICTURES_A_ROW, len(readings))
+    columns = min(PICTURES_A_ROW, len(pages))
     width, height = 2 * TILE + 3 * GAP, TILE + TEXT + 2 * GAP
-    rows = -(-len(readings) // columns)
+    rows = -(-len(pages) // columns)
     sheet = Image.new("RGB", (columns * width + 2 * GAP, rows * height + 2 * GAP), "white")
     draw = ImageDraw.Draw(sheet)
     large, small = ImageFont.load_default(44), ImageFont.load_default(15)
-    for i, (name, reading) in enumerate(readings.items()):
+    for i, (name, page) in enumerate(pages.items()):
         left, top = 2 * GAP + i % columns * width, 2 * GAP + i // columns * height
-        draw.rectangle((left - 1, top - 1, left + TILE, top + TILE), "#f1f1f1", "#d0d0d0")
-        sheet.paste(ImageOps.pad(thumbnails[name], (TILE, TILE), color="#f1f1f1"), (left, top))
-        seen = Image.fromarray(reading.image.numpy())
-        seen = seen.resize((TILE, TILE), Image.Resampling.NEAREST)
-        sheet.paste(seen, (left + TILE + GAP, top))
-        middle = top + TILE + TEXT // 2
-        draw.text((left, middle), str(reading), "black", large, anchor="lm")
-        second = f"{reading.second}, {percent(reading.second_probability)}"
-        line = f"{percent(reading.probability)}    then {second}"
-        draw.text((left + 40, middle - 2), line, "black", small, anchor="ld")
-        file = _shorten(printable(Path(name).name), width - 2 * GAP - 40, small)
-        draw.text((left + 40, middle + 2), file, "#6b6b6b", small, anchor="la")
+        is_single = len(page.digits) == 1
+        wide = TILE if is_single else 2 * TILE + GAP
+        draw.rectangle((left - 1, top - 1, left + wide, top + TILE), "#f1f1f1", "#d0d0d0")
+        sheet.paste(ImageOps.pad(thumbnails[name], (wide, TILE), color="#f1f1f1"), (left, top))
+        text = page.text.replace("\n", " / ")
+        least = min(reading.probability for reading in page.digits)
+        line = f"{percent(least)} at least"
+        if is_single:
+            (reading,) = page.digits
+            seen = Image.fromarray(reading.image.numpy())
+            seen = seen.resize((TILE, TILE), Image.Resampling.NEAREST)
+            sheet.paste(seen, (left + TILE + GAP, top))
+            second = f"{reading.second}, {percent(reading.second_probability)}"
+            line = f"{percent(reading.probability)}    then {second}"
+        text = _shorten(text, width - 200, large)
+        middle, aside = top + TILE + TEXT // 2, left + 14 + round(large.getlength(text))
+        draw.text((left, middle), text, "black", large, anchor="lm")
+        draw.text((aside, middle - 2), line, "black", small, anchor="ld")
+        file = _shorten(printable(Path(name).name), left + width - 2 * GAP - aside, small)
+        draw.text((aside, middle + 2), file, "#6b6b6b", small, anchor="la")
     return sheet
+
+
+def _thumbnail(picture: Image.Image, page: Page) -> Image.Image:
+    is_single = len(page.digits) == 1
+    small = flatten(picture).convert("RGB")
+    small = ImageOps.contain(small, (TILE if is_single else 2 * TILE + GAP, TILE))
+    if not is_single:
+        draw, font = ImageDraw.Draw(small), ImageFont.load_default(15)
+        scale = small.width / picture.width
+        for reading in page.digits:
+            left, top, right, bottom = (round(scale * side) for side in reading.box)
+            draw.rectangle((left - 2, top - 2, right + 1, bottom + 1), None, ACCENT)
+            draw.text((left - 1, top - 3), str(reading), ACCENT, font, anchor="ld")
+    return small
 
 
 def _shorten(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
@@ -215,26 +249,26 @@ def main(arguments: list[str]) -> None:
     if options.show:
         check_output(options.show, PNG, inputs, options.overwrite)
     network = load(*options.ckpt_path)
-    readings, errors, thumbnails = read_files(names, network)
+    pages, errors, thumbnails = read_files(names, network)
 
     code: int | str = 1 if errors else 0
     try:
         if options.output:
             write = to_csv if options.output.suffix == ".csv" else to_json
-            replace_file(options.output, write(readings, errors))
-        if options.show and readings:
+            replace_file(options.output, write(pages, errors))
+        if options.show and pages:
             png, mark = io.BytesIO(), PngInfo()
             for key, value in PNG_METADATA.items():
                 mark.add_text(key, value)
-            contact_sheet(readings, thumbnails).save(png, "PNG", pnginfo=mark)
+            contact_sheet(pages, thumbnails).save(png, "PNG", pnginfo=mark)
             replace_file(options.show, png.getvalue())
     except OSError as error:
         code = f"error: {error}"
     for stream in filter(None, (sys.stdout, sys.stderr)):  # either may be closed
         stream.reconfigure(errors="replace")  # names in any script
     try:
-        if readings:
-            print(table(readings), flush=True)
+        if pages:
+            print(table(pages), flush=True)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
         if not isinstance(error, BrokenPipeError):  # `| head` has seen enough

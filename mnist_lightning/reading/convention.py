@@ -9,11 +9,11 @@ light.
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from mnist_lightning.reading.ink import SIDE, find_digit, is_light_on_dark, stroke_width
+from mnist_lightning.reading.ink import find_ink, stroke_width
 from mnist_lightning.reading.picture import fit, flatten
 
 MIN_STROKE = 2.0  # pixels of the 20; 1 in 20 of MNIST's training images has a thinner one
@@ -35,34 +35,28 @@ def to_mnist(picture: Image.Image) -> Tensor:
         UserError: If there is no ink on it.
     """
     picture = flatten(picture)
-    pixels = np.asarray(picture)
-    if is_gray := bool((pixels == pixels[..., :1]).all()):
-        picture = picture.convert("L")  # a third of the work
-    if is_gray and pixels.shape[:2] == (28, 28):
-        for image in (pixels[..., 0], 255 - pixels[..., 0]):
-            if _keeps_convention(image):
-                return torch.from_numpy(image.copy())
+    image = as_it_is(picture)
+    if image is not None:
+        return torch.from_numpy(image)
+    ink = find_ink(picture)
+    rows, columns = np.nonzero(ink.parts)
+    whole = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
+    return torch.from_numpy(place(ink.depth[whole]))
 
-    if is_light_on_dark(picture):
-        picture = ImageOps.invert(picture)
-    ink, box = find_digit(picture)
-    # Look closer at the digit: scaled down with a large sheet, a thin pen is pale.
-    margin = 0.3 * (box[2:] - box[:2]).max()
-    closer = np.concatenate([box[:2] - margin, box[2:] + margin]) * max(picture.size) / SIDE
-    low, high = closer.clip(0).round().astype(int).reshape(2, 2)
-    ink, box = find_digit(picture.crop((*low, *np.minimum(high, picture.size))))
-    left, top, right, bottom = box
 
-    # Scaling would turn a thin stroke pale.
-    pixel = max(right - left, bottom - top) / 20  # one of the 20, in pixels of `ink`
+def place(ink: np.ndarray) -> np.ndarray:
+    """Scale a digit to 20 pixels and center it in 28x28, its strokes no thinner than MNIST's.
+
+    Args:
+        ink: float32 `(H, W)`, 0 for the paper to 1 for full ink; the digit fills it.
+
+    Returns:
+        uint8 `(28, 28)`.
+    """
+    pixel = max(ink.shape) / 20  # one of the 20, in pixels of `ink`
     growth = max(0, round((MIN_STROKE * pixel - stroke_width(ink)) / 2))
-    ink = ndimage.maximum_filter(np.pad(ink, growth), 2 * growth + 1)
-    ink = ink[top : bottom + 2 * growth, left : right + 2 * growth]
-    return torch.from_numpy(_place(ink))
-
-
-def _place(ink: np.ndarray) -> np.ndarray:
-    """Scale a digit that fills its array to 20 pixels, and center it in 28x28."""
+    if growth:  # scaling would turn a thin stroke pale
+        ink = ndimage.maximum_filter(np.pad(ink, growth), 2 * growth + 1)
     small = np.asarray(fit(Image.fromarray(ink), 20)).clip(0, 1)  # bicubic scaling overshoots
     height, width = small.shape
     corner = 14 - np.array(ndimage.center_of_mass(small))
@@ -70,6 +64,20 @@ def _place(ink: np.ndarray) -> np.ndarray:
     image = np.zeros((28, 28), np.uint8)
     image[row : row + height, column : column + width] = (255 * small).round()
     return image
+
+
+def as_it_is(picture: Image.Image) -> np.ndarray | None:
+    """Return an image of MNIST's convention as uint8 `(28, 28)`, or None if it is none.
+
+    Args:
+        picture: In mode RGB or L.
+    """
+    if picture.size == (28, 28) and picture.mode == "L":
+        pixels = np.array(picture)
+        for image in (pixels, 255 - pixels):
+            if _keeps_convention(image):
+                return image
+    return None
 
 
 def _keeps_convention(image: np.ndarray) -> bool:

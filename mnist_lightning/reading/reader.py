@@ -2,21 +2,27 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from mnist_lightning.errors import UserError
-from mnist_lightning.reading.convention import to_mnist
-from mnist_lightning.reading.picture import open_picture
+from mnist_lightning.reading.convention import as_it_is
+from mnist_lightning.reading.ink import find_ink
+from mnist_lightning.reading.picture import flatten, open_picture
+from mnist_lightning.reading.segments import find_segments, spaces
+
+Network = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What a network reads in a picture.
+    """What a network reads as one digit.
 
     Args:
         digit: The most probable digit.
@@ -24,12 +30,14 @@ class Reading:
         image: What the network saw, uint8 `(28, 28)`, 0 to 255.
         is_digit: Whether the digit is probable enough that there is one at all: not less than the
             network's `no_digit_below`.
+        box: Where it is in the picture: left, top, right and bottom, in pixels.
     """
 
     digit: int
     probabilities: tuple[float, ...]
     image: Tensor
     is_digit: bool = True
+    box: tuple[int, int, int, int] = (0, 0, 28, 28)
 
     def __str__(self) -> str:
         """Return the digit, or `?` if there is none."""
@@ -60,11 +68,30 @@ class Reading:
             "second_probability": round(self.second_probability, 6),
             "probabilities": [round(probability, 6) for probability in self.probabilities],
             "is_digit": self.is_digit,
+            "box": list(self.box),
         }
 
 
-def read(source: str | Path | bytes | Image.Image, network: Callable[[Tensor], Tensor]) -> Reading:
-    """Read the digit in a picture.
+@dataclass(frozen=True, eq=False)
+class Page:
+    """What a network reads in a picture.
+
+    Args:
+        text: The digits as text: a line for each line of writing, a space where a gap is wide, `?`
+            for what is no digit.
+        digits: Each of them, line by line and from left to right, one at least.
+    """
+
+    text: str
+    digits: tuple[Reading, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all but the images, as JSON takes it."""
+        return {"text": self.text, "digits": [reading.as_dict() for reading in self.digits]}
+
+
+def read(source: str | Path | bytes | Image.Image, network: Network) -> Page:
+    """Read the digits in a picture: one, a number, or lines of numbers.
 
     Args:
         source: A picture file's path or contents, or a picture that Pillow has opened.
@@ -76,19 +103,39 @@ def read(source: str | Path | bytes | Image.Image, network: Callable[[Tensor], T
 
     Raises:
         UserError: If it is not a picture, or too large, also for the memory, or there is no ink
-            on it.
+            on it, or the network's answer is not finite.
         OSError: If the file can't be read.
     """
     picture = source if isinstance(source, Image.Image) else open_picture(source)
     try:
-        image = to_mnist(picture)
+        return _read(flatten(picture), network)
     except MemoryError as error:
         raise UserError(f"not enough memory for {picture.width}x{picture.height} pixels") from error
-    return read_images(image[None], network)[0]
 
 
-@torch.inference_mode()
-def read_images(images: Tensor, network: Callable[[Tensor], Tensor]) -> list[Reading]:
+def _read(picture: Image.Image, network: Network) -> Page:
+    image = as_it_is(picture)
+    if image is not None:
+        rows, columns = np.nonzero(image)
+        box = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+        probabilities = _classify(torch.from_numpy(image)[None], network)[0]
+        reading = _reading(image, probabilities, network, tuple(int(side) for side in box))
+        return Page(str(reading), (reading,))
+    ink = find_ink(picture)
+    lines, digits = [], []
+    classify = partial(_classify, network=network)
+    for segments in find_segments(ink, lambda images: classify(torch.from_numpy(images))):
+        text = ""
+        for segment, has_space in zip(segments, spaces(segments, ink), strict=True):
+            place = tuple(round(side) for side in ink.in_picture(segment.box))
+            reading = _reading(segment.image, segment.probabilities, network, place)
+            digits.append(reading)
+            text += f" {reading}" if has_space else str(reading)
+        lines.append(text)
+    return Page("\n".join(lines), tuple(digits))
+
+
+def read_images(images: Tensor, network: Network) -> list[Reading]:
     """Read images that keep MNIST's convention.
 
     Args:
@@ -101,13 +148,21 @@ def read_images(images: Tensor, network: Callable[[Tensor], Tensor]) -> list[Rea
     Raises:
         UserError: If the network's answer is not finite.
     """
-    least = getattr(network, "no_digit_below", 0.0)
-    readings = []
-    for part in images.split(500):
-        probabilities = network(part[:, None] / 255).softmax(dim=1)
-        if not probabilities.isfinite().all():
-            raise UserError("the network's answer is not a number: its weights are not good")
-        for image, row in zip(part, probabilities, strict=True):
-            is_digit = bool(row.max() >= least)
-            readings.append(Reading(int(row.argmax()), tuple(row.tolist()), image, is_digit))
-    return readings
+    answers = zip(images.numpy(), _classify(images, network), strict=True)
+    return [_reading(image, probabilities, network) for image, probabilities in answers]
+
+
+@torch.inference_mode()
+def _classify(images: Tensor, network: Network) -> np.ndarray:
+    """Return the probabilities, float32 `(N, 10)`, for images, uint8 `(N, 28, 28)`."""
+    parts = [network(part[:, None] / 255).softmax(dim=1) for part in images.split(500)]
+    probabilities = torch.cat(parts)
+    if not probabilities.isfinite().all():
+        raise UserError("the network's answer is not a number: its weights are not good")
+    return probabilities.numpy()
+
+
+def _reading(image: np.ndarray, probabilities: np.ndarray, network: Network, *box: Any) -> Reading:
+    is_digit = bool(probabilities.max() >= getattr(network, "no_digit_below", 0.0))
+    digit, row = int(probabilities.argmax()), tuple(probabilities.tolist())
+    return Reading(digit, row, torch.from_numpy(image), is_digit, *box)

@@ -204,18 +204,21 @@ let spoken = 0;
 
 function show(answer) {
   document.body.classList.toggle("idle", !answer);
-  const digit = answer?.is_digit ? String(answer.digit) : "?";
-  const words = answer?.is_digit ? percent(answer.probability) : "No digit";
-  if ($("digit").textContent !== digit) {
-    $("digit").textContent = digit;
+  const last = answer?.digits.at(-1); // whose probabilities and maps are shown
+  const text = answer?.text.replaceAll("\n", " ") ?? "?";
+  const several = answer?.digits.length > 1;
+  const words = last?.is_digit ? percent(last.probability) : "No digit";
+  if ($("digit").textContent !== text) {
+    $("digit").textContent = text;
+    $("digit").style.setProperty("--length", text.length);
     $("digit").classList.remove("new");
     void $("digit").offsetWidth; // starts the animation anew
     $("digit").classList.add("new");
   }
-  $("probability").textContent = answer ? words : "No digit yet";
+  $("probability").textContent = !answer ? "No digit yet" : several ? `The last one: ${words}` : words;
   [...$("bars").children].forEach((bar, i) => {
-    const share = answer?.probabilities[i] ?? 0;
-    bar.classList.toggle("first", Boolean(answer?.is_digit) && i === answer.digit);
+    const share = last?.probabilities[i] ?? 0;
+    bar.classList.toggle("first", Boolean(last?.is_digit) && i === last.digit);
     bar.style.setProperty("--share", share);
     bar.lastChild.textContent = answer ? percent(share) : "";
   });
@@ -231,7 +234,7 @@ function show(answer) {
   }
   clearTimeout(spoken); // a screen reader hears the answer once it rests
   spoken = setTimeout(() => {
-    $("spoken").textContent = answer?.is_digit ? `${digit}, ${words}` : answer ? words : "";
+    $("spoken").textContent = !answer ? "" : text === "?" ? words : several ? text : `${text}, ${words}`;
   }, 500);
 }
 

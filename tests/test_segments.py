@@ -1,0 +1,76 @@
+"""Numbers, lines of numbers, forms: which digits are read, and in which order."""
+
+import numpy as np
+import pages
+import pytest
+from PIL import Image
+
+from mnist_lightning.checkpoint import load
+from mnist_lightning.data.datasets import read_test_set
+from mnist_lightning.errors import UserError
+from mnist_lightning.reading.cuts import find_cuts
+from mnist_lightning.reading.reader import read, read_images
+
+# Of each kind how many of ten pictures are read right at least
+LEAST = {
+    "numbers of 2 to 6 digits": 9,
+    "pairs that touch": 5,
+    "a digit in a box": 9,
+    "a comb of boxes": 8,
+    "dark lines through the digit": 8,
+    "an underlined number": 9,
+    "a sheet on a desk": 9,
+    "two lines of two numbers": 8,
+}
+
+
+@pytest.mark.parametrize("kind", LEAST)
+def test_pages_are_read(kind: str) -> None:
+    network = load()
+    images, labels = (tensor[:300] for tensor in read_test_set())
+    sure = [reading.probability > 0.98 for reading in read_images(images, network)]
+    right = [
+        read(picture, network).text == text
+        for picture, text in pages.samples(kind, images[sure].numpy(), labels[sure].numpy(), 10)
+    ]
+    assert sum(right) >= LEAST[kind]
+
+
+def test_each_digit_keeps_its_place_in_the_picture() -> None:
+    images, labels = read_test_set()
+    sheet = np.zeros((300, 700), np.float32)
+    places = [(40, 60), (260, 90), (480, 40)]
+    for (left, top), image in zip(places, images, strict=False):
+        ink = pages.ink_of(image.numpy())
+        sheet[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
+    page = read(pages.picture(0.9 - 0.7 * sheet), load())
+    assert page.text.replace(" ", "") == "".join(str(int(label)) for label in labels[:3])
+    for reading, (left, top), image in zip(page.digits, places, images, strict=False):
+        height, width = pages.ink_of(image.numpy()).shape
+        expected = left, top, left + width, top + height
+        assert np.abs(np.subtract(reading.box, expected)).max() <= 4
+
+
+def test_a_wide_gap_is_a_space_and_a_forms_post_is_none() -> None:
+    network = load()
+    digits = [pages.ink_of(image.numpy()) for image in read_test_set()[0][:3]]
+    paper = np.random.default_rng(0)
+    apart = pages.join(digits, [20, 160], [0, 0, 0])
+    assert read(pages.picture(pages.on_paper(apart, paper)), network).text == "72 1"
+
+
+def test_a_blob_is_cut_where_it_is_thin() -> None:
+    ink = np.zeros((100, 160), np.float32)
+    ink[:, 10:70] = ink[:, 90:150] = 1
+    ink[48:54, 70:90] = 1  # a bridge
+    cuts = find_cuts(ink, 100)
+    cheapest = min(cuts, key=lambda cut: cut[1])
+    assert (cheapest[0] >= 68).all() and (cheapest[0] <= 92).all()
+
+
+def test_a_picture_of_dots_is_no_writing() -> None:
+    dots = np.full((1200, 1200), 255, np.uint8)
+    for offset in range(10):
+        dots[10 + offset :: 30, 10::30] = dots[10 + offset :: 30, 11::30] = 0
+    with pytest.raises(UserError, match="over 1,000 marks on the picture: crop to the writing"):
+        read(Image.fromarray(dots), load())
