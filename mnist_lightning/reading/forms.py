@@ -45,26 +45,27 @@ class Line:
         return self.row + self.slope * column
 
 
-def find_lines(inked: np.ndarray, is_crop: bool = False) -> np.ndarray:
+def find_lines(
+    inked: np.ndarray, goes_on: tuple[bool, bool, bool, bool] = (False,) * 4
+) -> np.ndarray:
     """Return the ink of rules and frames, without the strokes that cross them.
 
-    A line is straight and thin. It is a rule if it runs from edge to edge, or is level and
+    A line is straight and thin. It is a rule if it runs to the edge, or is level and
     longer than any digit is; and a frame's if it ends at two others that are, of which the outer
     ones end at each other.
 
     Args:
         inked: bool `(H, W)`, where there is ink.
-        is_crop: Whether more of the picture lies around. If not, a rule must be longer than any
-            digit too: a picture may be cut out to the bar of a 7.
+        goes_on: Whether the picture goes on beyond the left, top, right and bottom edge. No digit
+            reaches such an edge, but one may fill a picture.
     """
     level, upright = _straight(inked), _straight(inked.T)
     if not level and not upright:
         return np.zeros_like(inked)
     height, width = inked.shape
     longest = _longest_stroke(inked, level, upright)
-    through = 0.0 if is_crop else longest
-    rules = [line for line in level if _runs_through(line, width, through)]
-    stiles = [line for line in upright if _runs_through(line, height, through)]
+    rules = [line for line in level if _runs_out(line, width, goes_on[::2], longest)]
+    stiles = [line for line in upright if _runs_out(line, height, goes_on[1::2], longest)]
     rails = [line for line in level if _ends_at(line, upright, width, at_ends=True)]
     posts = [line for line in upright if _ends_at(line, level, height, at_ends=True)]
     if rails and posts and len(rails) + len(posts) > 2:
@@ -163,9 +164,12 @@ def _open(values: np.ndarray, length: int, axis: int) -> np.ndarray:
     return np.moveaxis(values, 0, axis)
 
 
-def _runs_through(line: Line, width: int, least: float) -> bool:
+def _runs_out(line: Line, width: int, goes_on: tuple[bool, ...], longest: float) -> bool:
+    """Return whether a line reaches an edge that the picture goes on at, or both and is long."""
     start, end = line.start[0], line.end[1]
-    return start < 0.03 * width + 2 and end > 0.97 * width - 3 and end - start > least
+    ends = start < 0.03 * width + 2, end > 0.97 * width - 3
+    reaches_on = any(here and on for here, on in zip(ends, goes_on, strict=True))
+    return reaches_on or (all(ends) and end - start > longest)
 
 
 def _ends_at(line: Line, others: list[Line], width: int, at_ends: bool = False) -> bool:

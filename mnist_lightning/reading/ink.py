@@ -1,6 +1,7 @@
 """A picture -> the ink on it, told from paper, lines and specks, and seen from near."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
@@ -68,11 +69,11 @@ def find_ink(picture: Image.Image) -> Ink:
     low, high, side = np.zeros(2, int), size, float(SIDE)
     afar, zoom = None, 1.0  # the paper as the first look sees it, and that look's scale
     for look in range(3):
-        behind, is_crop = None, bool((high - low < size).any())
+        behind, goes_on = None, (*(low > 0).tolist(), *(high < size).tolist())
         if afar:
             behind = afar.crop((*(low // zoom).tolist(), *(-(-high // zoom)).tolist()))
         try:
-            ink, paper = _look(picture.crop((*low, *high)), round(side), behind, is_crop)
+            ink, paper = _look(picture.crop((*low, *high)), round(side), behind, goes_on)
         except UserError:
             if look or size.max() <= 2 * SIDE:
                 raise
@@ -115,7 +116,7 @@ def is_light_on_dark(picture: Image.Image) -> bool:
 
 
 def _look(
-    picture: Image.Image, side: int, from_afar: Image.Image | None, is_crop: bool
+    picture: Image.Image, side: int, from_afar: Image.Image | None, goes_on: Any
 ) -> tuple[Ink, Image.Image]:
     """Look at a picture, scaled to a long side of `side` pixels.
 
@@ -123,7 +124,7 @@ def _look(
         picture: In mode RGB or L.
         side: In pixels.
         from_afar: Its paper as it was seen from afar, or None.
-        is_crop: Whether it is a part of another.
+        goes_on: See `find_lines`.
 
     Returns:
         The ink and the paper.
@@ -156,7 +157,7 @@ def _look(
     if contrast < max(MIN_CONTRAST, 4 * noise):
         raise UserError("there is no ink on the picture, or too pale a one")
     inked = depth > 0.4 * contrast
-    lines = find_lines(inked, is_crop)
+    lines = find_lines(inked, goes_on)
     if not (inked & ~lines).any():  # a digit of straight strokes
         lines[:] = False
     parts = _large_parts(np.where(inked & ~lines, depth, 0))

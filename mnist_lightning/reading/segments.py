@@ -31,6 +31,7 @@ MOST_BORDERS = 24  # from a digit's beginning to its end
 WEIGHT = 2.0  # of a digit's logarithm of probability, beside what the cuts cost
 
 GAP = 0.8  # of the line's height, that is a space
+EVEN = 0.2  # of the mean step from digit to digit, as their standard deviation
 
 # uint8 (N, 28, 28) to probabilities, float (N, 10)
 Classify = Callable[[np.ndarray], np.ndarray]
@@ -188,17 +189,23 @@ def _between(line: list[Part], start: Border, end: Border) -> Part | None:
 def spaces(line: list[Segment], ink: Ink) -> list[bool]:
     """Return for each digit of a line whether a wide gap comes before it.
 
-    Neighboring boxes of a form have none between them.
+    In a form's boxes there is none: digits have one post between them, or are evenly spaced.
     """
+    pairs = list(zip(line, line[1:], strict=False))
+    if not pairs:
+        return [False]
+    gaps = np.array([right.box[0] - left.box[2] for left, right in pairs])
     height = float(np.median([s.box[3] - s.box[1] for s in line]))
-    gaps = [right.box[0] - left.box[2] for left, right in zip(line, line[1:], strict=False)]
-    least = max(GAP * height, 2 * float(np.quantile(gaps, 0.25))) if gaps else 0
-    wide = [False]
-    for gap, left, right in zip(gaps, line, line[1:], strict=False):
+    wide = gaps > max(GAP * height, 2 * float(np.quantile(gaps, 0.25)))
+    steps = np.diff([(s.box[0] + s.box[2]) / 2 for s in line])
+    if len(steps) > 1 and steps.std() < EVEN * steps.mean():
+        wide[:] = False
+    for i in np.flatnonzero(wide):
+        left, right = pairs[i]
         between = ink.lines[right.box[1] : right.box[3], left.box[2] : right.box[0]]
-        posts = between.mean(axis=0) > 0.5 if gap > least else between
-        wide.append(gap > least and int((np.diff(posts, prepend=False) & posts).sum()) != 1)
-    return wide
+        columns = np.flatnonzero(between.mean(axis=0) > 0.5)
+        wide[i] = (np.diff(columns, prepend=-height) > 0.1 * height).sum() != 1
+    return [False, *wide.tolist()]
 
 
 def _parts(ink: Ink) -> list[Part]:
