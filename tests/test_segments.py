@@ -3,7 +3,7 @@
 import numpy as np
 import pages
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from mnist_lightning.checkpoint import load
 from mnist_lightning.data.datasets import read_test_set
@@ -74,3 +74,16 @@ def test_a_picture_of_dots_is_no_writing() -> None:
         dots[10 + offset :: 30, 10::30] = dots[10 + offset :: 30, 11::30] = 0
     with pytest.raises(UserError, match="over 1,000 marks on the picture: crop to the writing"):
         read(Image.fromarray(dots), load())
+
+
+def test_a_part_may_stay_whole_however_many_cuts_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def find_cuts(ink: np.ndarray, height: float) -> list[tuple[np.ndarray, float]]:
+        cut = np.full(len(ink), ink.shape[1] // 2)
+        return [(cut, 0.1)] * 30  # between them is nothing
+
+    monkeypatch.setattr("mnist_lightning.reading.segments.find_cuts", find_cuts)
+    blot = Image.new("L", (300, 160), 255)
+    ImageDraw.Draw(blot).rectangle((60, 60, 240, 100), 0)
+    assert len(read(blot, load()).digits) == 1

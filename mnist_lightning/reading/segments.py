@@ -129,9 +129,11 @@ def find_segments(ink: Ink, classify: Classify) -> list[list[Segment]]:
     proposed: list[tuple[int, int, int, Part]] = []
     for i, (line, height) in enumerate(zip(lines, heights, strict=True)):
         for first, start in enumerate(borders[i]):
-            for last, end in enumerate(borders[i][first + 1 : first + 1 + MOST_BORDERS], first + 1):
-                between = _between(line, start, end)
+            for last, end in enumerate(borders[i][first + 1 :], first + 1):
                 is_part = start.cut is None and end.cut is None and end.part == start.part + 1
+                if last - first > MOST_BORDERS and not is_part:
+                    continue
+                between = _between(line, start, end)
                 if between and (is_part or between.ink.shape[1] <= WIDEST * height):
                     proposed.append((i, first, last, between))
     images = np.stack([place(between.ink) for *_, between in proposed])
