@@ -64,8 +64,8 @@ def find_lines(
         return np.zeros_like(inked)
     height, width = inked.shape
     longest = _longest_stroke(inked, level, upright)
-    rules = [line for line in level if _runs_out(line, width, goes_on[::2], longest)]
-    stiles = [line for line in upright if _runs_out(line, height, goes_on[1::2], longest)]
+    rules = _run_out(level, width, goes_on[::2], longest)
+    stiles = _run_out(upright, height, goes_on[1::2], longest)
     rails = [line for line in level if _ends_at(line, upright, width, at_ends=True)]
     posts = [line for line in upright if _ends_at(line, level, height, at_ends=True)]
     if rails and posts and len(rails) + len(posts) > 2:
@@ -164,12 +164,22 @@ def _open(values: np.ndarray, length: int, axis: int) -> np.ndarray:
     return np.moveaxis(values, 0, axis)
 
 
-def _runs_out(line: Line, width: int, goes_on: tuple[bool, ...], longest: float) -> bool:
-    """Return whether a line reaches an edge that the picture goes on at, or both and is long."""
-    start, end = line.start[0], line.end[1]
-    ends = start < 0.03 * width + 2, end > 0.97 * width - 3
-    reaches_on = any(here and on for here, on in zip(ends, goes_on, strict=True))
-    return reaches_on or (all(ends) and end - start > longest)
+def _run_out(
+    lines: list[Line], width: int, goes_on: tuple[bool, ...], longest: float
+) -> list[Line]:
+    """Return the lines that reach an edge where the picture goes on, or run from edge to edge.
+
+    A single one of the latter must be long: a picture may be cut out to the bar of a 7.
+    """
+    out, through = [], []
+    for line in lines:
+        ends = line.start[0] < 0.03 * width + 2, line.end[1] > 0.97 * width - 3
+        if any(here and on for here, on in zip(ends, goes_on, strict=True)):
+            out.append(line)
+        elif all(ends):
+            through.append(line)
+    is_one = len({round(line.row / NEAR) for line in through}) == 1
+    return out + [x for x in through if not is_one or x.end[1] - x.start[0] > longest]
 
 
 def _ends_at(line: Line, others: list[Line], width: int, at_ends: bool = False) -> bool:
