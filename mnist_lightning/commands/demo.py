@@ -1,4 +1,4 @@
-"""Serve a page to draw a digit on, which the network reads while it is drawn.
+"""Serve a page to draw digits on, which the network reads while they are drawn.
 
     python -m mnist_lightning demo
     python -m mnist_lightning demo --ckpt_path runs/base/version_0/checkpoints/best.ckpt --port 8080
