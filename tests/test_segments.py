@@ -72,7 +72,7 @@ def test_a_picture_of_dots_is_no_writing() -> None:
     dots = np.full((1200, 1200), 255, np.uint8)
     for offset in range(10):
         dots[10 + offset :: 30, 10::30] = dots[10 + offset :: 30, 11::30] = 0
-    with pytest.raises(UserError, match="over 1,000 marks on the picture: crop to the writing"):
+    with pytest.raises(UserError, match="over 500 marks on the picture: crop to the writing"):
         read(Image.fromarray(dots), load())
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from mnist_lightning.reading.ink import find_ink, stroke_width
 from mnist_lightning.reading.picture import fit, flatten
 
+LARGEST = 240  # pixels of a digit's long side before it is scaled to 20
 MIN_STROKE = 2.0  # pixels of the 20; 1 in 20 of MNIST's training images has a thinner one
 
 
@@ -53,6 +54,8 @@ def place(ink: np.ndarray) -> np.ndarray:
     Returns:
         uint8 `(28, 28)`.
     """
+    if max(ink.shape) > LARGEST:  # widening strokes would take long
+        ink = np.asarray(fit(Image.fromarray(ink), LARGEST))
     pixel = max(ink.shape) / 20  # one of the 20, in pixels of `ink`
     growth = max(0, round((MIN_STROKE * pixel - stroke_width(ink)) / 2))
     if growth:  # scaling would turn a thin stroke pale

@@ -259,8 +259,9 @@ def without_desk(picture: Image.Image) -> Image.Image:
     sizes[0] = 0
     sheet = ndimage.binary_fill_holes(labels == sizes.argmax())
     around = ndimage.binary_dilation(sheet, iterations=2)
-    is_rectangle = sheet.sum() > 0.85 * _enclosing_area(sheet)
-    if sheet.mean() < 0.15 or not is_rectangle or bright[~around].mean() > 0.1:
+    if sheet.mean() < 0.15 or sheet.sum() < 0.85 * _enclosing_area(sheet):
+        return picture
+    if around.all() or bright[~around].mean() > 0.1:
         return picture
     inside = ndimage.binary_erosion(sheet, iterations=3)
     color = np.asarray(fit(picture, 128))[inside]

@@ -85,21 +85,19 @@ def find_ink(picture: Image.Image) -> Ink:
             afar, zoom = paper, scale
         height = text_height(ink.parts)
         closer = HEIGHT / height
-        if look == 0 and ink.lines.any():  # what remains of them may be taken for writing
-            side = max(SIDE * closer, min(4.0 * SIDE, float(size.max())))
-            continue
         if look == 1 and 0.6 < closer < 1.6:
             break
-        ((rows, columns),) = ndimage.find_objects((ink.parts > 0).astype(np.uint8))
-        margin = 0.3 * height
-        first = np.array([columns.start, rows.start]) - margin
-        last = np.array([columns.stop, rows.stop]) + margin
-        low, high = (
-            (low + scale * first).round().astype(int).clip(0),
-            np.minimum((low + scale * last).round().astype(int), size),
-        )
+        if look == 0 and ink.lines.any():  # what remains of them may be taken for writing
+            closer = max(closer, min(4.0, float(size.max()) / SIDE))
+        else:
+            ((rows, columns),) = ndimage.find_objects((ink.parts > 0).astype(np.uint8))
+            margin = 0.3 * height
+            first = low + scale * (np.array([columns.start, rows.start]) - margin)
+            last = low + scale * (np.array([columns.stop, rows.stop]) + margin)
+            low = first.round().astype(int).clip(0)
+            high = np.minimum(np.maximum(last.round().astype(int), low + 1), size)
         width, tall = (high - low) / scale * closer
-        side = max(width, tall) * min(1.0, (MOST_PIXELS / (width * tall)) ** 0.5)
+        side = max(1.0, max(width, tall) * min(1.0, (MOST_PIXELS / (width * tall)) ** 0.5))
     return ink
 
 

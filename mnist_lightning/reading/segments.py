@@ -17,13 +17,13 @@ from mnist_lightning.reading.convention import place
 from mnist_lightning.reading.cuts import find_cuts
 from mnist_lightning.reading.ink import Ink, stroke_width
 
-MOST_PARTS = 1000  # a full page has fewer
+MOST_PARTS = 500  # large ones; a full page has fewer
 LARGE = 0.4  # of the tallest part's height; a small part is no digit by itself
 SPECK = 0.005  # of a square as high as the line; less ink is left out
 
 SURE = 0.97  # probability from which on a part is not cut, unless it is wide
 WIDE = 0.9  # of the line's height, in its width
-MOST_UNSURE = 60  # parts; more are no writing that touches, so none is cut
+MOST_TO_CUT = 6  # times their lines' height, in the widths of all parts to cut; else none is
 
 THICKEST = 0.4  # of a digit's longer side, in the width of its strokes; a dot's is a half
 WIDEST = 1.5  # of the line's height, in a digit's width
@@ -32,6 +32,8 @@ WEIGHT = 2.0  # of a digit's logarithm of probability, beside what the cuts cost
 
 GAP = 0.8  # of the line's height, that is a space
 EVEN = 0.2  # of the mean step from digit to digit, as their standard deviation
+
+TOO_MUCH = UserError(f"there are over {MOST_PARTS} marks on the picture: crop to the writing")
 
 # uint8 (N, 28, 28) to probabilities, float (N, 10)
 Classify = Callable[[np.ndarray], np.ndarray]
@@ -112,16 +114,21 @@ def find_segments(ink: Ink, classify: Classify) -> list[list[Segment]]:
     """
     lines = _lines(_parts(ink))
     heights = [_height(line) for line in lines]
-    sure = classify(np.stack([place(part.ink) for line in lines for part in line])).max(axis=1)
-    may_cut = (sure < SURE).sum() <= MOST_UNSURE
-    surest = iter(sure)
+    parts = [(part, height) for line, height in zip(lines, heights, strict=True) for part in line]
+    sure = classify(np.stack([place(part.ink) for part, _ in parts])).max(axis=1)
+    to_cut = {
+        part: part.ink.shape[1] / height
+        for (part, height), probability in zip(parts, sure, strict=True)
+        if not part.is_dot and (probability < SURE or part.ink.shape[1] > WIDE * height)
+    }
+    if sum(to_cut.values()) > MOST_TO_CUT:
+        to_cut = {}
     borders: list[list[Border]] = []
     for line, height in zip(lines, heights, strict=True):
         borders.append([])
         for number, part in enumerate(line):
             borders[-1].append(Border(number))
-            is_sure = next(surest) >= SURE and part.ink.shape[1] <= WIDE * height
-            if may_cut and not is_sure and not part.is_dot:
+            if part in to_cut:
                 borders[-1] += [Border(number, *cut) for cut in find_cuts(part.ink, height)]
         borders[-1].append(Border(len(line)))
 
@@ -131,6 +138,9 @@ def find_segments(ink: Ink, classify: Classify) -> list[list[Segment]]:
         for first, start in enumerate(borders[i]):
             for last, end in enumerate(borders[i][first + 1 :], first + 1):
                 is_part = start.cut is None and end.cut is None and end.part == start.part + 1
+                whole = line[start.part + 1 : end.part]
+                if whole and whole[-1].right - whole[0].left > WIDEST * height:
+                    break
                 if last - first > MOST_BORDERS and not is_part:
                     continue
                 between = _between(line, start, end)
@@ -215,7 +225,10 @@ def _parts(ink: Ink) -> list[Part]:
     # Soft edges belong to the part that they lie beside.
     grown = ndimage.grey_dilation(ink.parts, size=(5, 5))
     grown = np.where(ink.parts > 0, ink.parts, grown)
-    for number, where in enumerate(ndimage.find_objects(grown), start=1):
+    places = ndimage.find_objects(grown)
+    if sum(place is not None for place in places) > 10 * MOST_PARTS:
+        raise TOO_MUCH
+    for number, where in enumerate(places, start=1):
         if where:
             own = np.where(grown[where] == number, ink.depth[where], 0)
             rows, columns = np.nonzero(ink.parts[where] == number)
@@ -239,7 +252,7 @@ def _lines(parts: list[Part]) -> list[list[Part]]:
     tallest = max(part.ink.shape[0] for part in parts)
     large = [part for part in parts if part.ink.shape[0] >= LARGE * tallest]
     if len(large) > MOST_PARTS:
-        raise UserError(f"there are over {MOST_PARTS:,} marks on the picture: crop to the writing")
+        raise TOO_MUCH
     tops, bottoms, lefts, rights = np.array([(p.top, p.bottom, p.left, p.right) for p in large]).T
     heights = bottoms - tops
     down, least_height = _overlaps(tops, bottoms)
