@@ -261,9 +261,9 @@ def without_desk(picture: Image.Image) -> Image.Image:
     around = ndimage.binary_dilation(sheet, iterations=2)
     if sheet.mean() < 0.15 or sheet.sum() < 0.85 * _enclosing_area(sheet):
         return picture
-    if around.all() or bright[~around].mean() > 0.1:
-        return picture
     inside = ndimage.binary_erosion(sheet, iterations=3)
+    if around.all() or not inside.any() or bright[~around].mean() > 0.1:
+        return picture
     color = np.asarray(fit(picture, 128))[inside]
     mask = Image.fromarray(inside).resize(picture.size)
     paint = tuple(np.median(np.atleast_2d(color.T), axis=1).astype(int).tolist())

@@ -133,7 +133,8 @@ def find_segments(ink: Ink, classify: Classify) -> list[list[Segment]]:
         borders[-1].append(Border(len(line)))
 
     # What lies between two borders of a line may be a digit.
-    proposed: list[tuple[int, int, int, Part]] = []
+    proposed: list[tuple[int, int, int, tuple[int, int, int, int]]] = []
+    images, dots = [], []
     for i, (line, height) in enumerate(zip(lines, heights, strict=True)):
         for first, start in enumerate(borders[i]):
             for last, end in enumerate(borders[i][first + 1 :], first + 1):
@@ -145,24 +146,23 @@ def find_segments(ink: Ink, classify: Classify) -> list[list[Segment]]:
                     continue
                 between = _between(line, start, end)
                 if between and (is_part or between.ink.shape[1] <= WIDEST * height):
-                    proposed.append((i, first, last, between))
-    images = np.stack([place(between.ink) for *_, between in proposed])
-    answers = classify(images)
-    answers[[between.is_dot for *_, between in proposed]] = 0.1  # no digit
+                    box = between.left, between.top, between.right, between.bottom
+                    proposed.append((i, first, last, box))
+                    images.append(place(between.ink))
+                    dots.append(between.is_dot)
+    answers = classify(np.stack(images))
+    answers[dots] = 0.1  # no digit
     found = []
     for i, line_borders in enumerate(borders):
         # The best way to each border: its cost, and its digits
         best: list[tuple[float, list[Segment]]] = [(0.0, [])]
         best += [(np.inf, [])] * (len(line_borders) - 1)
-        for (of, first, last, between), image, answer in zip(
-            proposed, images, answers, strict=True
-        ):
+        for (of, first, last, box), image, answer in zip(proposed, images, answers, strict=True):
             if of != i:
                 continue
             cost, way = best[first]
             cost += line_borders[last].cost - WEIGHT * float(np.log(answer.max()))
             if cost < best[last][0]:
-                box = between.left, between.top, between.right, between.bottom
                 best[last] = cost, [*way, Segment(box, image, answer)]
         found.append(best[-1][1])
     return found
