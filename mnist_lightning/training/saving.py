@@ -93,6 +93,9 @@ class SafeModelCheckpoint(ModelCheckpoint):
             self.best_model_score = self.kth_value = score
             self.kth_best_model_path = self.best_model_path
             self.best_k_models = {self.best_model_path: score}
+        latest = state_dict.get("current_score")  # Lightning's own forgets it
+        if isinstance(latest, Tensor) and latest.numel() == 1:
+            self.current_score = latest
 
 
 class VerifiedCheckpointIO(TorchCheckpointIO):
