@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mnist_lightning.checkpoint import load
     from mnist_lightning.data.module import MNISTDataModule
-    from mnist_lightning.network import ConvNet, Ensemble
+    from mnist_lightning.network import ConvNet, Ensemble, Network, ResNet
     from mnist_lightning.reading.reader import Page, Reading, read, read_images
     from mnist_lightning.training.classifier import MNISTClassifier
     from mnist_lightning.training.trainer import Trainer
@@ -16,8 +16,10 @@ __all__ = [
     "Ensemble",
     "MNISTClassifier",
     "MNISTDataModule",
+    "Network",
     "Page",
     "Reading",
+    "ResNet",
     "Trainer",
     "load",
     "read",
@@ -29,8 +31,10 @@ _ROOMS = {
     "Ensemble": "network",
     "MNISTClassifier": "training.classifier",
     "MNISTDataModule": "data.module",
+    "Network": "network",
     "Page": "reading.reader",
     "Reading": "reading.reader",
+    "ResNet": "network",
     "Trainer": "training.trainer",
     "load": "checkpoint",
     "read": "reading.reader",

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mnist_lightning.errors import UserError
-from mnist_lightning.network import ConvNet, Ensemble, networks_of
+from mnist_lightning.network import ConvNet, Ensemble, Network, build, kinds, networks_of
 from mnist_lightning.untrusted import unpack
 
 # Incremented when a checkpoint's contents change so that older code can't read them.
@@ -98,7 +98,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def load(*paths: str | Path) -> ConvNet | Ensemble:
+def load(*paths: str | Path) -> Network | Ensemble:
     """Load a trained network, ready to use.
 
     Args:
@@ -117,7 +117,7 @@ def load(*paths: str | Path) -> ConvNet | Ensemble:
     return networks[0] if len(networks) == 1 else Ensemble(networks).eval()
 
 
-def to_safetensors(network: ConvNet | Ensemble) -> bytes:
+def to_safetensors(network: Network | Ensemble) -> bytes:
     """Return a network's weights, with what `load` needs to build it, as a safetensors file.
 
     Args:
@@ -140,17 +140,18 @@ def _as_checkpoint(path: Path) -> dict[str, Any]:
     settings, weights = _read_safetensors(path)
     if any(each != settings[0] for each in settings):
         raise UserError(f"{path} holds networks of several kinds, which only read and report take")
+    one = {"network": settings[0]} if "class_path" in settings[0] else settings[0]
     return {
         "epoch": 0,
         "global_step": 0,
         "pytorch-lightning_version": version("lightning"),
         "mnist_lightning_format": CHECKPOINT_FORMAT,
         "state_dict": {f"network.{name}": weight for name, weight in weights.items()},
-        "hyper_parameters": NETWORK_SETTINGS | BEFORE | settings[0] | {"members": len(settings)},
+        "hyper_parameters": {**NETWORK_SETTINGS, **BEFORE, **one, "members": len(settings)},
     }
 
 
-def _load(path: Path) -> ConvNet | Ensemble:
+def _load(path: Path) -> Network | Ensemble:
     if path.suffix == ".safetensors":
         settings, weights = _read_safetensors(path)
     else:
@@ -163,8 +164,8 @@ def _load(path: Path) -> ConvNet | Ensemble:
     return network.to(memory_format=torch.channels_last).eval()
 
 
-def _build(settings: list[dict[str, Any]]) -> ConvNet | Ensemble:
-    networks = [ConvNet(**arguments) for arguments in settings]
+def _build(settings: list[dict[str, Any]]) -> Network | Ensemble:
+    networks = [build(arguments) for arguments in settings]
     return networks[0] if len(networks) == 1 else Ensemble(networks)
 
 
@@ -178,14 +179,22 @@ def _network_of(checkpoint: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[
     saved = checkpoint["hyper_parameters"]
     number = saved.get("members", 1)
     fits = isinstance(number, int) and 0 < number <= len(weights)
-    return [{name: saved[name] for name in NETWORK_SETTINGS}] * (number if fits else 0), weights
+    one = saved.get("network") or {name: saved[name] for name in NETWORK_SETTINGS}
+    return [one] * (number if fits else 0), weights
 
 
 def _compare(path: str | Path, settings: list[dict[str, Any]], weights: dict[str, Tensor]) -> None:
     """Refuse settings that do not build these weights, before memory is allocated for them."""
+    for name in {str(arguments.get("class_path", "")) for arguments in settings} - {"", *kinds()}:
+        raise UserError(
+            f"{path} holds a network of another class, {name}: give --network {name}, or import it "
+            "first if you trust it"
+        )
     try:
         layers = 0
         for arguments in settings:
+            if "class_path" in arguments:
+                continue
             for name, value in arguments.items():
                 expected = type(NETWORK_SETTINGS[name])
                 if not isinstance(value, ALSO.get(expected, expected)):

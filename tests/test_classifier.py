@@ -313,7 +313,7 @@ def test_a_run_is_resumed_in_the_same_process_to_the_same_bits(
 def test_every_setting_is_saved_by_name_and_an_unknown_one_named() -> None:
     saved = MNISTClassifier(channels=(8, 16), views=True, members=2).hparams
     names = {*signature(ConvNet).parameters, "members", "learning_rate", "schedule"}
-    names |= {"optimizer", "lr_scheduler"}
+    names |= {"label_smoothing", "temperature", "network", "optimizer", "lr_scheduler"}
     assert saved.keys() == names
     assert saved["channels"] == [8, 16]  # as plain YAML can hold it, whichever was given
     assert MNISTClassifier(channels=[8, 16]).hparams["channels"] == [8, 16]

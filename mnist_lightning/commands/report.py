@@ -29,7 +29,7 @@ from mnist_lightning.data import datasets
 from mnist_lightning.data.augment import Augmentation
 from mnist_lightning.figures.measures import layer_output, wilson_interval
 from mnist_lightning.files import PNG, check_folder, check_output, is_ours, replace_file
-from mnist_lightning.network import ConvNet, Ensemble, networks_of, to_pixels
+from mnist_lightning.network import Ensemble, Network, networks_of, to_pixels
 from mnist_lightning.runs import Curves, read_curves, run_folder
 from mnist_lightning.text import percent, printable
 
@@ -109,7 +109,7 @@ def _make(paths: list[str], output_dir: Path, layer: str | None, root: Path) -> 
 
 
 def _drawings(
-    network: ConvNet | Ensemble,
+    network: Network | Ensemble,
     pixels: Tensor,
     labels: Tensor,
     probabilities: Tensor,
@@ -172,7 +172,7 @@ CAPTIONS = {
 def _page(
     source: str,
     dataset: str,
-    network: ConvNet | Ensemble,
+    network: Network | Ensemble,
     run: dict[str, Any],
     labels: Tensor,
     logits: Tensor,

@@ -28,6 +28,21 @@ def layer_output(network: nn.Module, pixels: Tensor, layer: str) -> Tensor:
     return outputs[-1]
 
 
+def last_hidden(network: nn.Module, pixels: Tensor) -> Tensor | None:
+    """Return what a network's last dense layer takes in, `(B, H)`; None if it has no such layer."""
+    dense = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    inputs: list[Tensor] = []
+    if not dense:
+        return None
+    hook = dense[-1].register_forward_hook(lambda *call: inputs.append(call[1][0].detach()))
+    try:
+        with torch.no_grad():
+            network(pixels)
+    finally:
+        hook.remove()
+    return inputs[-1].flatten(1)
+
+
 def integrated_gradients(
     network: nn.Module, pixels: Tensor, classes: Tensor, others: Tensor, num_steps: int = 64
 ) -> Tensor:

@@ -16,10 +16,10 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 from torchmetrics.functional.classification import multiclass_accuracy
 from torchmetrics.utilities import dim_zero_cat
 
-from mnist_lightning.checkpoint import CHECKPOINT_FORMAT
+from mnist_lightning.checkpoint import CHECKPOINT_FORMAT, NETWORK_SETTINGS
 from mnist_lightning.data.module import run_seed
 from mnist_lightning.errors import UserError
-from mnist_lightning.network import ConvNet, Ensemble
+from mnist_lightning.network import ConvNet, Ensemble, Network, build
 
 # Pixels, float32 (B, 1, 28, 28) in [0, 1], and labels, int64 (B,), or in training with
 # pseudo-labels probabilities, float32 (B, 10).
@@ -27,7 +27,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class MNISTClassifier(pl.LightningModule):
-    """A ConvNet, or an ensemble of them, trained with Adam on cross-entropy.
+    """A network, or an ensemble of them, trained with Adam on cross-entropy.
 
     Logs `train/loss`, `train/accuracy` and `train/learning_rate` of the current batch every
     `log_every_n_steps` steps. For validation and test images it logs, as `val/...` and `test/...`,
@@ -47,11 +47,17 @@ class MNISTClassifier(pl.LightningModule):
         schedule: `one_cycle` rises over the first 30% of all steps and falls to almost 0 over the
             others, while Adam's first beta moves from 0.95 to 0.85 and back (torch's OneCycleLR);
             `constant` keeps both as they are, at 0.9 for beta.
+        label_smoothing: Share of each label that is spread over all ten digits. Other writers'
+            digits are read better by it.
+        temperature: What the loss divides the logits by: smoothed labels are less sure than the
+            answers should be, and what this constant makes up for needs no care later.
+        network: Another network than `ConvNet`, as `{"class_path": "my.Net", "init_args": {}}`, of
+            a subclass of `Network`; the settings of `ConvNet` are then left out.
         optimizer: Another optimizer of torch's in place of Adam, as
             `{"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}`; `learning_rate` and
             `schedule` are then not used, and the rate is constant.
         lr_scheduler: A scheduler of torch's for it, likewise, which steps once an epoch.
-        network: The arguments of each `ConvNet`.
+        settings: The arguments of each `ConvNet`.
 
     Raises:
         TypeError: If `ConvNet` has no argument of a name.
@@ -63,9 +69,12 @@ class MNISTClassifier(pl.LightningModule):
         members: int = 1,
         learning_rate: float = 3e-3,
         schedule: Literal["one_cycle", "constant"] = "one_cycle",
+        label_smoothing: float = 0.0,
+        temperature: float = 1.0,
+        network: dict[str, Any] | None = None,
         optimizer: dict[str, Any] | None = None,
         lr_scheduler: dict[str, Any] | None = None,
-        **network: Any,
+        **settings: Any,
     ) -> None:
         super().__init__()
         if lr_scheduler and not optimizer:
@@ -81,15 +90,30 @@ class MNISTClassifier(pl.LightningModule):
             raise UserError(f"members {members} must be 1 or more")
         if not 0 < learning_rate < math.inf:
             raise UserError(f"learning_rate {learning_rate} must be a finite number above 0")
-        networks = [ConvNet(**network) for _ in range(members)]
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"label_smoothing {label_smoothing} must be in 0 to 1, 1 excluded")
+        if not 0 < temperature < math.inf:
+            raise UserError(f"temperature {temperature} must be a finite number above 0")
+        networks: list[Network] = [ConvNet(**settings) for _ in range(1 if network else members)]
+        convnet = networks[0].settings
+        if network:
+            for name, default in NETWORK_SETTINGS.items():
+                if convnet[name] != default:
+                    raise UserError(
+                        f"{name} is of ConvNet, not of {network['class_path']}: leave it out"
+                    )
+            networks = [build(network) for _ in range(members)]
+            network = networks[0].settings
         # What was not given is saved too; a list, since plain YAML has no tuples.
-        network = networks[0].settings | {"channels": list(networks[0].settings["channels"])}
+        settings = convnet | {"channels": list(convnet["channels"])}
         self.save_hyperparameters()
         self.network = networks[0] if members == 1 else Ensemble(networks)
         # The layout that CPUs and tensor cores are fastest with.
         self.network.to(memory_format=torch.channels_last)
         self.members = members
         self.learning_rate = learning_rate
+        self.label_smoothing = label_smoothing
+        self.temperature = temperature
         self.schedule = "constant" if optimizer else schedule
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.metrics = nn.ModuleDict({"val": _metrics(), "test": _metrics()})
@@ -182,7 +206,9 @@ class MNISTClassifier(pl.LightningModule):
         with torch.random.fork_rng(devices=[]):
             self._seed_dropout()
             logits = self(pixels)
-        loss = F.cross_entropy(logits, labels)
+        loss = F.cross_entropy(
+            logits / self.temperature, labels, label_smoothing=self.label_smoothing
+        )
         interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         logged = interval and (self.global_step + 1) % interval == 0
         if (logged or self.device.type == "cpu") and not torch.isfinite(loss):

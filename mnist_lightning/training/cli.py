@@ -47,6 +47,7 @@ from tqdm import tqdm
 
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.errors import UserError
+from mnist_lightning.network import Network
 from mnist_lightning.runs import run_folder
 from mnist_lightning.text import name_nearest, printable, program, this_python
 from mnist_lightning.training import tensorboard
@@ -257,7 +258,8 @@ class CLI(LightningCLI):
         )
         parser.add_optimizer_args((torch.optim.Optimizer,))
         parser.add_lr_scheduler_args(LRSchedulerTypeTuple)
-        for name in ("optimizer", "lr_scheduler"):  # a checkpoint keeps what is plain
+        parser.add_subclass_arguments(Network, "network", required=False, instantiate=False)
+        for name in ("network", "optimizer", "lr_scheduler"):  # a checkpoint keeps what is plain
             parser.link_arguments(name, f"model.{name}", lambda each: each and each.as_dict())
         self.parser.subparsers.append(parser)
 
@@ -430,11 +432,12 @@ class CLI(LightningCLI):
 
 def _differences(config: Namespace, base: Namespace) -> str:
     """Return the settings in which a run differs from base.yaml, as flags without their dashes."""
-    places = ("config", "ckpt_path", "trainer.logger", "data.root", "optimizer", "lr_scheduler")
+    told_elsewhere = ("config", "ckpt_path", "trainer.logger", "data.root")
+    twice = ("optimizer", "lr_scheduler", "model.network")
     return " ".join(
         f"{name}={_brief(value)}"
         for name, value in config.items()
-        if not name.startswith(places) and value != base.get(name)
+        if not name.startswith(told_elsewhere + twice) and value != base.get(name)
     )
 
 

@@ -85,7 +85,7 @@ def use_checkpoint(subcommand: str, config: Namespace, given: Namespace) -> Star
     if subcommand == "fit":
         _search_no_more(config, given)
     _take("model", checkpoint["hyper_parameters"], config, given, refuse=True)
-    for name in ("optimizer", "lr_scheduler"):
+    for name in ("network", "optimizer", "lr_scheduler"):
         choice = checkpoint["hyper_parameters"].get(name)
         config[name] = choice and Namespace(
             class_path=choice["class_path"], init_args=Namespace(choice.get("init_args", {}))

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from mnist_lightning import figures
-from mnist_lightning.figures.measures import layer_output
+from mnist_lightning.figures.measures import last_hidden
 from mnist_lightning.network import networks_of, to_pixels
 from mnist_lightning.training.record import made_with
 
@@ -135,7 +135,9 @@ class Pictures(Callback):
             return
         network = networks_of(_copy(pl_module))[0]
         pixels, labels = _images(trainer, 1000)
-        hidden = layer_output(network, pixels, "dropout")  # it passes in eval mode
+        hidden = last_hidden(network, pixels)
+        if hidden is None:
+            return
         logger.experiment.add_embedding(
             hidden.double().round(decimals=3),  # the file is text
             metadata=labels.tolist(),
