@@ -1,6 +1,7 @@
 """How values are printed: shares as percentages, names without control characters."""
 
 import re
+import shlex
 import sys
 from difflib import get_close_matches
 from pathlib import Path
@@ -28,6 +29,11 @@ def this_python() -> str:
     """Return the path of the running Python, relative if it is below the working folder."""
     python = Path(sys.executable)
     return str(python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python)
+
+
+def pip_install(*packages: str) -> str:
+    """Return the command that installs packages for the running Python."""
+    return shlex.join([this_python(), "-m", "pip", "install", *packages])
 
 
 def name_nearest(message: str, help_: str) -> str:

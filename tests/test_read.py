@@ -70,7 +70,8 @@ def test_a_bad_file_is_named_and_the_others_are_read(
     assert printed.err.splitlines() == [
         f"error: {photos}/b.jpg: the picture is cut off or damaged",
         f"error: {photos}/blank.png: there is no ink on the picture, or too pale a one",
-        f"error: {photos}/notes.txt: not a picture: PNG, JPEG, WebP, GIF, BMP or TIFF is read",
+        f"error: {photos}/notes.txt: not a picture: PNG, JPEG, WebP, AVIF, GIF, BMP, TIFF or HEIC "
+        "is read",
         "error: none.png: No such file or directory",
     ]
     assert [row.split()[0] for row in printed.out.splitlines()[1:]] == [

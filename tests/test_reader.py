@@ -3,6 +3,9 @@
 The figures of docs/photos.md are printed by `pytest -n 0 -m slow -s tests/test_reader.py`.
 """
 
+import io
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -127,3 +130,85 @@ def test_the_network_gets_pixels_in_0_to_1() -> None:
         return torch.zeros(len(pixels), 10)
 
     read(encode(picture(1 - scale(first(2)))), network)
+
+
+THREE = first(3)
+STACK = np.stack([THREE, first(7)])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        THREE,
+        THREE / 255,
+        (THREE / 255).astype(np.float16),
+        255 - THREE,
+        np.stack([THREE] * 3, axis=-1),
+        torch.from_numpy(THREE),
+        torch.from_numpy(THREE) / 255,
+        (torch.from_numpy(THREE) / 255).bfloat16(),
+        (torch.from_numpy(THREE)[..., None].expand(28, 28, 3) / 255).requires_grad_(),
+    ],
+    ids=range(9),
+)
+def test_an_image_of_mnist_is_read_from_any_array_unchanged(values: np.ndarray | Tensor) -> None:
+    (reading,) = read(values, load()).digits
+    assert reading.digit == 3 and np.array_equal(reading.image.numpy(), THREE)
+
+
+def test_a_photo_is_read_alike_from_a_file_a_picture_and_an_array() -> None:
+    contents = PICTURES["chalk on a green board"](THREE, np.random.default_rng(0))
+    photo = Image.open(io.BytesIO(contents))
+    pixels = np.asarray(photo)
+    answers = [read(s, load()) for s in (contents, photo, pixels, torch.tensor(pixels) / 255)]
+    assert len({str(page.as_dict()) for page in answers}) == 1 and answers[0].text == "3"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (STACK, r"this is \(2, 28, 28\): read_images takes a stack \(N, 28, 28\)"),
+        (STACK[:1], r"read_images takes a stack \(N, 28, 28\); image\[0\] is one picture"),
+        (np.zeros((3, 50, 40)), r"image.permute\(1, 2, 0\) of torch or image.transpose\(1, 2, 0\)"),
+        (torch.zeros(1, 50, 40), r"image\[0\] is one picture"),
+        (np.zeros((50, 40, 4)), r"\(H, W\) or \(H, W, 3\), .*; this is \(50, 40, 4\)"),
+        (np.zeros(()), r"this is \(\)"),
+        (THREE.astype(np.int64), "must be uint8 or float in .0, 1., not int64"),
+        (THREE > 127, "not bool"),
+        (torch.zeros(28, 28, dtype=torch.complex64), "not complex64"),
+        (torch.zeros(28, 28).to_sparse(), "a tensor that NumPy can't hold: "),
+        (THREE.astype(np.float32), "are 0 to 255: divide by 255"),
+        (THREE / 255 - 0.5, "are -0.5 to 0.5$"),
+        (np.full((28, 28), np.nan), "are nan to nan"),
+        (np.zeros((28, 3)), "3x28 pixels are too few"),
+        (np.broadcast_to(np.float32(0), (9000, 9000)), "9000x9000 is over 50,000,000 pixels"),
+        (None, "read takes a path, a file's bytes, a Pillow picture, or .*; this is a NoneType"),
+    ],
+)
+def test_any_other_value_is_refused_by_what_is_taken(values: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as raised:
+        read(values, load())
+    assert "\n" not in str(raised.value)
+
+
+def test_a_stack_is_read_image_by_image() -> None:
+    for images in (STACK, STACK / 255, torch.from_numpy(STACK), torch.from_numpy(STACK) / 255):
+        readings = read_images(images, load())
+        assert [reading.digit for reading in readings] == [3, 7]
+        assert np.array_equal(torch.stack([r.image for r in readings]).numpy(), STACK)
+    assert read_images(STACK[:0], load()) == []
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (THREE, r"takes a stack .*; this is \(28, 28\); read takes a picture of any size"),
+        (STACK[:, None], r"this is \(2, 1, 28, 28\)"),
+        ([THREE], "this is a list"),
+        (STACK * 1.0, "are 0 to 255: divide by 255"),
+        (STACK.astype(int), "not int64"),
+    ],
+)
+def test_what_is_no_stack_of_images_is_refused(images: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_images(images, load())

@@ -1,12 +1,11 @@
 """What the commands share: their parser, the choice of a network, and the packages of an extra."""
 
 import argparse
-import shlex
 from importlib import import_module
 from typing import NoReturn
 
 from mnist_lightning.errors import UserError
-from mnist_lightning.text import name_nearest, printable, program, this_python
+from mnist_lightning.text import name_nearest, pip_install, printable, program
 
 
 class Parser(argparse.ArgumentParser):
@@ -58,5 +57,4 @@ def need(*packages: str) -> None:
         for package in packages:
             import_module(package)
     except ModuleNotFoundError as error:
-        install = shlex.join([this_python(), "-m", "pip", "install", *packages])
-        raise UserError(f"{error.name} is missing: {install}") from error
+        raise UserError(f"{error.name} is missing: {pip_install(*packages)}") from error

@@ -1,63 +1,274 @@
-"""A picture file, or its contents -> a picture: decoded, turned, on paper."""
+"""A picture file, its contents or an array -> a picture: decoded, turned, on paper."""
 
+import contextlib
 import io
+import os
 import stat
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from mnist_lightning.errors import UserError
+from mnist_lightning.text import pip_install
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+# The brands of ISO/IEC 23008-12 that an HEIC file states, one at least, and none of AVIF's.
+HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+AVIF = {b"avif", b"avis"}
 
 MAX_PIXELS = 50_000_000  # each takes up to 20 bytes of memory, whatever the file's size
+MAX_BYTES = 8 * MAX_PIXELS  # of a file, which some decoders read as a whole
+MAX_PAGES = 10_000
 
 MIN_SIDE = 8  # pixels
 
+TAKES = (
+    "a path, a file's bytes, a Pillow picture, or an array or tensor (H, W) or (H, W, 3), uint8 or "
+    "float in [0, 1]"
+)
+NEW_SUBFILE_TYPE = 254  # TIFF's tag; of its bits 1 is a smaller copy of a page, 4 a mask
 
-def open_picture(source: str | Path | bytes) -> Image.Image:
-    """Decode a picture file: PNG, JPEG, WebP, GIF (its first frame), BMP or TIFF.
+Source = str | os.PathLike[str] | bytes
+
+
+class UnknownFormat(UserError):
+    """A file is in no format that a picture is read from."""
+
+
+def to_picture(source: Source | Image.Image | np.ndarray) -> Image.Image:
+    """Return a decoded picture.
 
     Args:
-        source: The file's path or contents.
+        source: What `open_picture` takes; a picture that Pillow has opened; or an array, `(H, W)`
+            or `(H, W, 3)`, uint8 or float in [0, 1].
+
+    Raises:
+        UserError: As `open_picture`, and if it is anything else; the line says what is taken.
+        OSError: If the file can't be read.
+    """
+    if isinstance(source, Image.Image):
+        return decode(source)
+    if isinstance(source, str | os.PathLike | bytes):
+        return open_picture(source)
+    if not isinstance(source, np.ndarray):
+        raise UserError(f"read takes {TAKES}; this is a {type(source).__name__}")
+    shape = source.shape
+    if not (source.ndim == 2 or source.ndim == 3 and shape[2] == 3):
+        raise UserError(f"read takes {TAKES}; this is {shape}{_hint(shape)}")
+    _check_size(shape[1], shape[0])
+    return Image.fromarray(to_bytes(source))
+
+
+def to_bytes(values: np.ndarray) -> np.ndarray:
+    """Convert brightness to uint8, 0 to 255.
+
+    Args:
+        values: uint8, which is returned as it is, or float in [0, 1].
+
+    Raises:
+        UserError: If it is of another type, or out of range.
+    """
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype.kind != "f":
+        raise UserError(f"values must be uint8 or float in [0, 1], not {values.dtype}")
+    low, high = (values.min(), values.max()) if values.size else (0, 0)
+    if not (low >= 0 and high <= 1):  # neither is true of NaN
+        hint = ": divide by 255" if low >= 0 and 1 < high <= 255 else ""
+        raise UserError(f"floats must be in [0, 1], but are {low:.3g} to {high:.3g}{hint}")
+    return np.rint(values * 255).astype(np.uint8)
+
+
+def open_picture(source: Source) -> Image.Image:
+    """Decode a picture file: PNG, JPEG, WebP, AVIF, GIF, BMP, TIFF, or HEIC by pillow-heif.
+
+    Args:
+        source: The file's path or contents; its name's suffix does not matter.
 
     Returns:
-        The picture, in any of Pillow's modes, rotated as its EXIF data says.
+        The picture, of several frames or pages the first, in any of Pillow's modes, rotated as its
+        EXIF data says.
 
     Raises:
         UserError: If it is not such a picture, is damaged, or is too small or too large, also for
-            memory.
+            memory, or if pillow-heif is needed and missing.
         OSError: If the file can't be read.
     """
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
-    if not isinstance(source, bytes):
-        mode = Path(source).stat().st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # reading might never end
-            raise UserError("a pipe or a device, not a file: `read -` takes standard input")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, about harmless oddities and the size
+    with _open(source) as file:
+        return decode(file)
+
+
+def open_pages(source: Source) -> Iterator[Image.Image]:
+    """Open a picture file page by page: all that a TIFF has, the only one of another file.
+
+    Args:
+        source: See `open_picture`.
+
+    Yields:
+        Each page, which must be decoded before the next one is asked for.
+
+    Raises:
+        UserError: As `open_picture`, and if the pages have too many pixels together. If one is so
+            damaged that the next can't be found, those before it come first.
+        OSError: If the file can't be read.
+    """
+    with _open(source) as file:
+        frames, num_pixels, damage = _find_pages(file)
+        if len(frames) > 1 and num_pixels > MAX_PIXELS:
+            raise UserError(
+                f"its {len(frames)} pages have over {MAX_PIXELS:,} pixels together: make them "
+                "smaller, or a file of each"
+            )
+        for frame in frames:
+            with _decoding():
+                file.seek(frame)
+            yield file
+        if damage:
+            raise damage
+
+
+def count_pages(source: Source) -> int:
+    """Return the number of pages that `open_pages` finds.
+
+    Raises:
+        UserError: If it is no picture.
+        OSError: If the file can't be read.
+    """
+    with _open(source) as file:
+        return len(_find_pages(file)[0])
+
+
+def decode(picture: Image.Image) -> Image.Image:
+    """Return a copy of a picture, decoded and rotated as its EXIF data says.
+
+    Raises:
+        UserError: If it is damaged, too small or too large, also for memory.
+    """
+    _check_size(*picture.size)
+    try:
+        with _decoding():
+            turned = ImageOps.exif_transpose(picture)
+    except MemoryError as error:
+        width, height = picture.size
+        raise UserError(f"not enough memory for {width}x{height} pixels") from error
+    _check_size(*turned.size)  # an HEIC file may state another one
+    return turned
+
+
+def _open(source: Source) -> Image.Image:
+    """Open a picture file; only its header is read, where the format has one."""
+    file: Any = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
+    size = len(source) if isinstance(source, bytes) else _size(file)
+    if size > MAX_BYTES:
+        raise UserError(f"over {MAX_BYTES:,} bytes: make the picture smaller")
+    with _decoding():
         try:
-            picture = Image.open(file, formats=FORMATS)  # reads only the header
-        except Image.UnidentifiedImageError as error:
-            raise UserError("not a picture: PNG, JPEG, WebP, GIF, BMP or TIFF is read") from error
+            return Image.open(file, formats=FORMATS)
         except Image.DecompressionBombError as error:
             raise UserError(f"over {MAX_PIXELS:,} pixels: make the picture smaller") from error
-        with picture:
-            width, height = picture.size
-            if width * height > MAX_PIXELS:
+        except Image.UnidentifiedImageError as error:
+            head = source[:4096] if isinstance(source, bytes) else _head(file)
+            if _is_heic(head):
+                return _open_heic(file)
+            if b"<svg" in head and b"<html" not in head:
+                raise UserError("SVG is not read: export the drawing as PNG") from error
+            if b"%PDF-" in head[:1024]:
                 raise UserError(
-                    f"{width}x{height} is over {MAX_PIXELS:,} pixels: make the picture smaller"
-                )
-            if min(width, height) < MIN_SIDE:
-                raise UserError(f"{width}x{height} pixels are too few to hold a digit")
-            try:
-                return ImageOps.exif_transpose(picture)
-            except MemoryError as error:
-                raise UserError(f"not enough memory for {width}x{height} pixels") from error
-            except Exception as error:  # its type depends on the format and the damage
-                raise UserError("the picture is cut off or damaged") from error
+                    "PDF is not read: export its pages as PNG, as `pdftoppm -png` does"
+                ) from error
+            raise UnknownFormat(
+                "not a picture: PNG, JPEG, WebP, AVIF, GIF, BMP, TIFF or HEIC is read"
+            ) from error
+
+
+def _is_heic(head: bytes) -> bool:
+    brands = {head[i : i + 4] for i in (8, *range(16, int.from_bytes(head[:4], "big"), 4)[:99])}
+    return head[4:8] == b"ftyp" and bool(brands & HEIC) and not brands & AVIF
+
+
+def _open_heic(file: Any) -> Image.Image:
+    try:
+        from pillow_heif import HeifImageFile
+    except ModuleNotFoundError as error:
+        raise UserError(f"HEIC needs pillow-heif: {pip_install('pillow-heif')}") from error
+    return HeifImageFile(file)
+
+
+def _find_pages(file: Image.Image) -> tuple[list[int], int, UserError | None]:
+    """Return which frames are pages, their pixels, and what keeps others from being found, if any.
+
+    Raises:
+        UserError: If there are too many.
+    """
+    if file.format != "TIFF":
+        return [file.tell()], file.width * file.height, None
+    frames: list[int] = []
+    num_pixels = 0
+    try:
+        with _decoding():
+            for frame in range(MAX_PAGES):
+                file.seek(frame)
+                kind = file.tag_v2.get(NEW_SUBFILE_TYPE, 0)  # type: ignore[attr-defined]
+                if not frame or not kind & (1 | 4):
+                    frames.append(frame)
+                    num_pixels += file.width * file.height
+    except UserError as error:
+        return frames, num_pixels, None if isinstance(error.__cause__, EOFError) else error
+    raise UserError(f"over {MAX_PAGES:,} pages: make several files of it")
+
+
+@contextlib.contextmanager
+def _decoding() -> Iterator[None]:
+    """Make one error of all that a decoder raises, and keep its warnings to itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about harmless oddities and the size
+        try:
+            yield
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # its type depends on the format and the damage
+            if isinstance(error, OSError) and error.filename is not None:
+                raise
+            raise UserError("the picture is cut off or damaged") from error
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UserError(f"{width}x{height} is over {MAX_PIXELS:,} pixels: make the picture smaller")
+    if min(width, height) < MIN_SIDE:
+        raise UserError(f"{width}x{height} pixels are too few to hold a digit")
+
+
+def _size(path: Path) -> int:
+    """Return a file's size in bytes, and refuse what might have no end."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise UserError("a pipe or a device, not a file: `read -` takes standard input")
+    return status.st_size
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4096)
+
+
+def _hint(shape: tuple[int, ...]) -> str:
+    """Return what to do with an array that is no picture."""
+    hints = []
+    if shape[1:] == (28, 28):
+        hints.append("read_images takes a stack (N, 28, 28)")
+    if len(shape) == 3 and shape[0] == 1:
+        hints.append("image[0] is one picture")
+    if len(shape) == 3 and shape[0] == 3:
+        hints.append(
+            "if its channels come first, image.permute(1, 2, 0) of torch or image.transpose(1, 2, "
+            "0) of NumPy puts them last"
+        )
+    return ": " * bool(hints) + "; ".join(hints)
 
 
 def flatten(picture: Image.Image) -> Image.Image:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor
 from mnist_lightning.errors import UserError
 from mnist_lightning.reading.convention import as_it_is
 from mnist_lightning.reading.ink import find_ink
-from mnist_lightning.reading.picture import flatten, open_picture
+from mnist_lightning.reading.picture import Source, flatten, to_bytes, to_picture
 from mnist_lightning.reading.segments import find_segments, spaces
 
 Network = Callable[[Tensor], Tensor]
@@ -90,11 +89,13 @@ class Page:
         return {"text": self.text, "digits": [reading.as_dict() for reading in self.digits]}
 
 
-def read(source: str | Path | bytes | Image.Image, network: Network) -> Page:
+def read(source: Source | Image.Image | np.ndarray | Tensor, network: Network) -> Page:
     """Read the digits in a picture: one, a number, or lines of numbers.
 
     Args:
-        source: A picture file's path or contents, or a picture that Pillow has opened.
+        source: A picture file's path or contents, of which the first page is read; a picture that
+            Pillow has opened; or an array or tensor, `(H, W)` or `(H, W, 3)`, uint8 or float in
+            [0, 1].
         network: Pixels, float `(B, 1, 28, 28)` in [0, 1], to logits `(B, 10)`, on the CPU; without
             a `no_digit_below` every image is a digit to it.
 
@@ -106,7 +107,7 @@ def read(source: str | Path | bytes | Image.Image, network: Network) -> Page:
             on it, or the network's answer is not finite.
         OSError: If the file can't be read.
     """
-    picture = source if isinstance(source, Image.Image) else open_picture(source)
+    picture = to_picture(_to_array(source))
     try:
         return _read(flatten(picture), network)
     except MemoryError as error:
@@ -135,21 +136,41 @@ def _read(picture: Image.Image, network: Network) -> Page:
     return Page("\n".join(lines), tuple(digits))
 
 
-def read_images(images: Tensor, network: Network) -> list[Reading]:
+def read_images(images: Tensor | np.ndarray, network: Network) -> list[Reading]:
     """Read images that keep MNIST's convention.
 
     Args:
-        images: uint8 `(N, 28, 28)`, 0 to 255.
+        images: `(N, 28, 28)`, uint8 or float in [0, 1], on any device.
         network: See `read`.
 
     Returns:
         N readings.
 
     Raises:
-        UserError: If the network's answer is not finite.
+        UserError: If the images are anything else, or the network's answer is not finite.
     """
-    answers = zip(images.numpy(), _classify(images, network), strict=True)
+    array = _to_array(images)
+    if not isinstance(array, np.ndarray) or array.shape[1:] != (28, 28):
+        what = array.shape if isinstance(array, np.ndarray) else f"a {type(images).__name__}"
+        raise UserError(
+            "read_images takes a stack of MNIST's images, an array or tensor (N, 28, 28), uint8 or "
+            f"float in [0, 1]; this is {what}; read takes a picture of any size"
+        )
+    array = np.array(to_bytes(array))  # the readings' own
+    answers = zip(array, _classify(torch.from_numpy(array), network), strict=True)
     return [_reading(image, probabilities, network) for image, probabilities in answers]
+
+
+def _to_array(source: Any) -> Any:
+    """Return a tensor's values as NumPy's, and anything else as it is."""
+    if not isinstance(source, Tensor):
+        return source
+    if source.is_floating_point():
+        source = source.float()  # NumPy has no bfloat16
+    try:
+        return source.detach().cpu().numpy()
+    except (TypeError, RuntimeError) as error:  # a sparse one, or one without values
+        raise UserError(f"a tensor that NumPy can't hold: {error}") from error
 
 
 @torch.inference_mode()
