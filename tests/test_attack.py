@@ -337,8 +337,8 @@ def test_a_picture_that_needs_too_much_memory_leaves_the_others(
         picture.save(name)
     monkeypatch.setattr("mnist_lightning.reading.reader.find_ink", see)
     readings, errors, _ = read_files(names, load())
-    assert list(readings) == [names[0], names[2]]
-    assert errors == {names[1]: "not enough memory for 60x60 pixels"}
+    assert list(readings) == [(names[0], 1), (names[2], 1)]
+    assert errors == {(names[1], 1): "not enough memory for 60x60 pixels"}
 
 
 def test_standard_input_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,4 +346,4 @@ def test_standard_input_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatc
     with open("/dev/zero") as endless:
         monkeypatch.setattr(sys, "stdin", endless)
         _, errors, _ = read_files(["-"], load())
-    assert errors == {"-": "standard input has more than 1,000 bytes"}
+    assert errors == {("-", 0): "standard input has more than 1,000 bytes"}

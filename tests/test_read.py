@@ -14,7 +14,7 @@ import torch
 from conftest import call
 from PIL import Image, ImageOps
 
-from mnist_lightning.commands.read import GAP, TILE, to_csv
+from mnist_lightning.commands.read import CSV, GAP, JSON, TILE, Place, to_csv
 from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.reading.picture import open_picture
 
@@ -68,6 +68,7 @@ def test_a_bad_file_is_named_and_the_others_are_read(
     printed = capsys.readouterr()
     assert code == 1
     assert printed.err.splitlines() == [
+        f"note: {photos}: 1 left out: notes.txt",
         f"error: {photos}/b.jpg: the picture is cut off or damaged",
         f"error: {photos}/blank.png: there is no ink on the picture, or too pale a one",
         f"error: {photos}/notes.txt: not a picture: PNG, JPEG, WebP, AVIF, GIF, BMP, TIFF or HEIC "
@@ -89,16 +90,61 @@ def test_csv_and_json_hold_the_same(photos: Path, monkeypatch: pytest.MonkeyPatc
     rows = list(csv.DictReader((photos / "readings.csv").read_text().splitlines()))
     entries = json.loads((photos / "readings.json").read_text())
     assert len(rows) == len(entries) == 3
-    places = ["line", "left", "top", "right", "bottom"]
+    places = ["page", "line", "left", "top", "right", "bottom"]
     numbers = [f"p{digit}" for digit in range(10)]
     assert list(rows[0])[5:] == [*numbers, "is_digit", *places, "error"]
     for row, entry in zip(rows, entries, strict=True):
         (digit,) = entry["digits"]
         assert [float(row[number]) for number in numbers] == digit["probabilities"]
-        assert [int(row[side]) for side in places] == [1, *digit["box"]]
+        assert [int(row[side]) for side in places] == [1, 1, *digit["box"]]
         for key in ("digit", "probability", "second", "second_probability", "is_digit"):
             assert row[key] == str(digit[key])
         assert (row["file"], row["digit"], row["error"]) == (entry["file"], entry["text"], "")
+
+
+def test_each_page_of_a_tiff_is_a_reading(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(photos)
+    pages = [Image.open("a.png"), Image.new("L", (50, 50), 255), Image.open("b.jpg")]
+    pages[0].save("c.TIF", save_all=True, append_images=pages[1:])
+    for output in ("x.json", "x.csv"):
+        assert (
+            call(monkeypatch, "read", "c.TIF", "a.png", "--output", output, "--show", "x.png") == 1
+        )
+    printed = capsys.readouterr()
+    assert [row.split("  ")[0] for row in printed.out.splitlines()[1:4]] == [
+        "c.TIF, page 1",
+        "c.TIF, page 3",
+        "a.png",
+    ]
+    first, third, other, blank = json.loads(Path("x.json").read_text())
+    assert [first["page"], first["text"], third["page"], third["text"]] == [1, "7", 3, "2"]
+    assert other["file"] == "a.png" and other["page"] == 1 and other["digits"] == first["digits"]
+    assert blank["page"] == 2 and printed.err.startswith(f"error: c.TIF, page 2: {blank['error']}")
+    rows = list(csv.DictReader(Path("x.csv").read_text().splitlines()))
+    assert [row["page"] for row in rows] == ["1", "3", "1", "2"]
+
+
+def test_what_a_folder_leaves_out_is_said_in_one_line(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    (photos / "more").mkdir()
+    for name in ("film.mov", "page.pdf", ".hidden"):
+        (photos / name).touch()
+    assert call(monkeypatch, "read", photos, "--show", photos / "sheet.png") == 0
+    said = capsys.readouterr().err
+    assert said == f"note: {photos}: 4 left out: film.mov, more/, notes.txt, ...\n"
+    assert call(monkeypatch, "read", photos) == 0
+    assert "5 left out" in capsys.readouterr().err  # the sheet too
+
+
+def test_files_of_before_there_were_pages_are_known_as_ours() -> None:
+    columns = "file,digit,probability,second,second_probability,p0,p1,p2,p3,p4,p5,p6,p7,p8,p9"
+    for rest in ("", ",is_digit", ",is_digit,line,left,top,right,bottom"):
+        assert re.match(CSV, f"{columns}{rest},error\n".encode())
+    for key in ('"digit": 7,\n    "probability"', '"text"', '"error"', '"page": 1,\n    "text"'):
+        assert re.match(JSON, f'[\n  {{\n    "file": "a.png",\n    {key}: '.encode())
 
 
 def test_the_same_command_works_twice(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +189,7 @@ def test_no_name_is_a_formula_or_moves_the_cursor(
 
 
 def test_standard_input_is_no_formula() -> None:
-    assert to_csv({}, {"-": "-"}).decode().splitlines()[1].startswith("-,")
+    assert to_csv({}, {Place("-", 0): "-"}).decode().splitlines()[1].startswith("-,")
 
 
 def test_an_answer_that_is_no_number_is_no_reading(photos: Path) -> None:
@@ -211,7 +257,8 @@ def test_a_wrong_command_is_refused_before_any_picture_is_read(
 def test_readings_are_written_though_they_cannot_be_printed(
     output: str, photos: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "photos/a.png").rename(tmp_path / "photos/ä.png")
+    (photos / "a.png").rename(photos / "ä.png")
+    (photos / "notes.txt").unlink()
     command = [sys.executable, *TOOL, "photos", "--output", "readings.csv"]
     reader, writer = os.pipe()
     os.close(reader)  # as `| head` does in the end

@@ -4,9 +4,9 @@
     python -m mnist_lightning read photos --output readings.csv --show sheet.png
     python -m mnist_lightning read --ckpt_path runs/base/version_0/checkpoints/best.ckpt - < 7.png
 
-A folder stands for the pictures in it, `-` for one on standard input. A picture holds one digit, a
-number, or lines of numbers; of several digits the probability is that of the least sure one. A `?`
-in place of a digit says that the network sees none.
+A folder stands for the pictures in it, `-` for one on standard input; each page of a TIFF is a
+picture. A picture holds one digit, a number, or lines of numbers; of several digits the probability
+is that of the least sure one. A `?` in place of a digit says that the network sees none.
 `--output` writes the ten probabilities and the place of each digit; `--show` draws a box around it,
 or what the network saw of a single one: the first thing to look at if a digit is misread. Neither
 replaces a picture that it reads, nor, without `--overwrite`, any file that this package did not
@@ -19,8 +19,10 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
@@ -31,20 +33,22 @@ from mnist_lightning.checkpoint import load
 from mnist_lightning.commands.terminal import make_parser
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import PNG, PNG_METADATA, check_output, is_ours, replace_file
-from mnist_lightning.reading.picture import MAX_PIXELS, flatten, open_picture
+from mnist_lightning.reading.picture import MAX_PIXELS, decode, flatten, open_pages
 from mnist_lightning.reading.reader import Page, read
 from mnist_lightning.text import percent, printable
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+SUFFIXES = tuple(".png .jpg .jpeg .webp .avif .heic .heif .hif .gif .bmp .tif .tiff".split())
 
 MOST_BYTES = 4 * MAX_PIXELS  # of a picture on standard input, which may have no end
 COLUMNS = ["file", "digit", "probability", "second", "second_probability"]
 COLUMNS += [*(f"p{digit}" for digit in range(10)), "is_digit"]
-PLACE = ["line", "left", "top", "right", "bottom"]
+BOX = ["left", "top", "right", "bottom"]
+PLACE = ["page", "line", *BOX]
 # How a file of readings is known as ours, also one of before.
 CSV = rb"\A" + ",".join(COLUMNS).replace(",is_digit", "(,is_digit)?").encode()
-CSV += rf"(,{','.join(PLACE)})?,error\n".encode()
-JSON = rb'\A\[\n  \{\n    "file": "[^\n]*",\n    ("digit": \d,\n    "probability"|"text"|"error"): '
+CSV += rf"((,page)?,line,{','.join(BOX)})?,error\n".encode()
+JSON = rb'\A\[\n  \{\n    "file": "[^\n]*",\n    ("page": \d+,\n    )?'
+JSON += rb'("digit": \d,\n    "probability"|"text"|"error"): '
 
 # The contact sheet, in pixels; an image pixel is 8 of them.
 TILE, GAP, TEXT = 224, 16, 60
@@ -52,9 +56,16 @@ PICTURES_A_ROW = 2
 ACCENT = "#c4460f"
 
 
+class Place(NamedTuple):
+    """A picture: a file's page, counted from 1; or the file as a whole, 0."""
+
+    file: str
+    page: int
+
+
 def read_files(
     names: list[str], network: Callable[[Tensor], Tensor]
-) -> tuple[dict[str, Page], dict[str, str], dict[str, Image.Image]]:
+) -> tuple[dict[Place, Page], dict[Place, str], dict[Place, Image.Image]]:
     """Read picture files.
 
     Args:
@@ -62,93 +73,127 @@ def read_files(
         network: Pixels `(B, 1, 28, 28)` in [0, 1] to logits `(B, 10)`.
 
     Returns:
-        By name: what is read; for files that can't be read a line that says why; and of those that
-        were read the picture in RGB, at most two tiles of the contact sheet wide and one high, with
-        a box around each of several digits.
+        By place: what is read; for what can't be read a line that says why; and of those that were
+        read the picture in RGB, at most two tiles of the contact sheet wide and one high, with a
+        box around each of several digits.
     """
     pages, thumbnails, errors = {}, {}, {}
     for name in tqdm(names, "read", delay=2, leave=False, disable=None):  # on a terminal, after 2 s
+        place = Place(name, 0)
         try:
-            picture = open_picture(_standard_input() if name == "-" else name)
-            pages[name] = read(picture, network)
-            thumbnails[name] = _thumbnail(picture, pages[name])
-        except (UserError, OSError) as error:
-            errors[name] = getattr(error, "strerror", None) or str(error)
-        except MemoryError:
-            errors[name] = "there is not enough memory for the picture"
+            for picture in open_pages(_standard_input() if name == "-" else name):
+                place = Place(name, place.page + 1)
+                try:
+                    picture = decode(picture)
+                    pages[place] = read(picture, network)
+                    thumbnails[place] = _thumbnail(picture, pages[place])
+                except (UserError, MemoryError) as error:  # the next page may be a good one
+                    errors[place] = _reason(error)
+        except (UserError, OSError, MemoryError) as error:
+            errors[place._replace(page=place.page and place.page + 1)] = _reason(error)
     return pages, errors, thumbnails
 
 
-def expand(names: list[str]) -> list[str]:
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for the picture"
+    return getattr(error, "strerror", None) or str(error)
+
+
+def labels(places: Collection[Place]) -> dict[Place, str]:
+    """Return a name for each picture: the file's, and its page if others of the file are there."""
+    number = Counter(file for file, _ in places)
+    several = {place: f"{place.file}, page {place.page}" for place in places}
+    return {p: printable(several[p] if number[p.file] > 1 else p.file) for p in places}
+
+
+def expand(names: list[str]) -> tuple[list[str], list[str]]:
     """Put in place of each folder the pictures in it, sorted, and leave out what comes twice.
 
     The pictures that this package drew, as contact sheets, are no pictures of digits.
+
+    Returns:
+        The files, and for each folder that holds anything else a line that says what is left out.
 
     Raises:
         UserError: If a folder holds no picture.
         OSError: If it can't be listed.
     """
-    files = []
+    files, notes = [], []
     for name in names:
         if not Path(name).is_dir():
             files.append(name)
             continue
-        pictures = (path for path in Path(name).iterdir() if path.suffix.lower() in SUFFIXES)
-        found = sorted(str(path) for path in pictures if not _is_drawn(path))
+        found, others = [], []
+        for path in sorted(Path(name).iterdir(), key=str):
+            if path.suffix.lower() in SUFFIXES and not _is_drawn(path):
+                found.append(str(path))
+            elif not path.name.startswith("."):
+                others.append(f"{path.name}{'/' * path.is_dir()}")
         if not found:
             raise UserError(f"{name}: no picture in this folder ends in {', '.join(SUFFIXES)}")
         files += found
-    return list(dict.fromkeys(files))
+        if others:
+            rest = ", ..." if len(others) > 3 else ""
+            notes.append(f"{name}: {len(others)} left out: {', '.join(others[:3])}{rest}")
+    return list(dict.fromkeys(files)), notes
 
 
-def table(pages: dict[str, Page]) -> str:
+def table(pages: dict[Place, Page], names: dict[Place, str]) -> str:
     """Lay out what is read as lines of text, one for each line of writing, under a heading."""
     rows = [("file", "digits", "probability", "second guess")]
-    for name, page in pages.items():
+    for place, page in pages.items():
         first, *others = page.text.split("\n")
         least = min(reading.probability for reading in page.digits)
         second = ""
         if len(page.digits) == 1:
             reading = page.digits[0]
             second = f"{reading.second} ({percent(reading.second_probability)})"
-        rows.append((printable(name), first, percent(least), second))
+        rows.append((names[place], first, percent(least), second))
         rows += [("", other, "", "") for other in others]
     files, texts = (max(len(row[column]) for row in rows) for column in (0, 1))
     lines = (f"{f:{files}}  {t:>{texts}}  {p:>11}  {s}" for f, t, p, s in rows)
     return "\n".join(line.rstrip() for line in lines)
 
 
-def to_json(pages: dict[str, Page], errors: dict[str, str]) -> bytes:
-    """Return readings and errors as the contents of a JSON file: a list with one object a file."""
-    rows = [{"file": printable(name), **page.as_dict()} for name, page in pages.items()]
-    rows += [{"file": printable(name), "error": printable(e)} for name, e in errors.items()]
+def to_json(pages: dict[Place, Page], errors: dict[Place, str]) -> bytes:
+    """Return readings and errors as a JSON file's contents: a list with one object a picture."""
+    answers = [(place, page.as_dict()) for place, page in pages.items()]
+    answers += [(place, {"error": printable(error)}) for place, error in errors.items()]
+    rows = [
+        {"file": printable(file), **({"page": page} if page else {}), **answer}
+        for (file, page), answer in answers
+    ]
     return (json.dumps(rows, indent=2, allow_nan=False) + "\n").encode()
 
 
-def to_csv(pages: dict[str, Page], errors: dict[str, str]) -> bytes:
+def to_csv(pages: dict[Place, Page], errors: dict[Place, str]) -> bytes:
     """Return readings and errors as the contents of a CSV file, a row for each digit."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [*COLUMNS, *PLACE, "error"], lineterminator="\n")
     writer.writeheader()
-    for name, page in pages.items():
+    for (file, number), page in pages.items():
         lines = page.text.split("\n")
-        numbers = [i for i, line in enumerate(lines, start=1) for _ in line.replace(" ", "")]
-        for number, reading in zip(numbers, page.digits, strict=True):
-            row = {"file": _cell(name), "line": number, **reading.as_dict()}
+        places = [i for i, line in enumerate(lines, start=1) for _ in line.replace(" ", "")]
+        for line, reading in zip(places, page.digits, strict=True):
+            row = {"file": _cell(file), "page": number, "line": line, **reading.as_dict()}
             row.update((f"p{digit}", p) for digit, p in enumerate(row.pop("probabilities")))
-            row.update(zip(PLACE[1:], row.pop("box"), strict=True))
+            row.update(zip(BOX, row.pop("box"), strict=True))
             writer.writerow(row)
-    for name, error in errors.items():
-        writer.writerow({"file": _cell(name), "error": _cell(error)})
+    for (file, number), error in errors.items():
+        writer.writerow({"file": _cell(file), "page": number or "", "error": _cell(error)})
     return text.getvalue().encode()
 
 
-def contact_sheet(pages: dict[str, Page], thumbnails: dict[str, Image.Image]) -> Image.Image:
+def contact_sheet(
+    pages: dict[Place, Page], thumbnails: dict[Place, Image.Image], names: dict[Place, str]
+) -> Image.Image:
     """Draw each picture, beside a single digit what the network saw, and below what it read.
 
     Args:
-        pages: By file name, one or more.
-        thumbnails: Of the same names, see `read_files`.
+        pages: By place, one or more.
+        thumbnails: Of the same places, see `read_files`.
+        names: Of the same places, see `labels`.
 
     Returns:
         An RGB picture.
@@ -159,12 +204,12 @@ def contact_sheet(pages: dict[str, Page], thumbnails: dict[str, Image.Image]) ->
     sheet = Image.new("RGB", (columns * width + 2 * GAP, rows * height + 2 * GAP), "white")
     draw = ImageDraw.Draw(sheet)
     large, small = ImageFont.load_default(44), ImageFont.load_default(15)
-    for i, (name, page) in enumerate(pages.items()):
+    for i, (place, page) in enumerate(pages.items()):
         left, top = 2 * GAP + i % columns * width, 2 * GAP + i // columns * height
         is_single = len(page.digits) == 1
         wide = TILE if is_single else 2 * TILE + GAP
         draw.rectangle((left - 1, top - 1, left + wide, top + TILE), "#f1f1f1", "#d0d0d0")
-        sheet.paste(ImageOps.pad(thumbnails[name], (wide, TILE), color="#f1f1f1"), (left, top))
+        sheet.paste(ImageOps.pad(thumbnails[place], (wide, TILE), color="#f1f1f1"), (left, top))
         text = page.text.replace("\n", " / ")
         least = min(reading.probability for reading in page.digits)
         line = f"{percent(least)} at least"
@@ -179,7 +224,7 @@ def contact_sheet(pages: dict[str, Page], thumbnails: dict[str, Image.Image]) ->
         middle, aside = top + TILE + TEXT // 2, left + 14 + round(large.getlength(text))
         draw.text((left, middle), text, "black", large, anchor="lm")
         draw.text((aside, middle - 2), line, "black", small, anchor="ld")
-        file = _shorten(printable(Path(name).name), left + width - 2 * GAP - aside, small)
+        file = _shorten(Path(names[place]).name, left + width - 2 * GAP - aside, small)
         draw.text((aside, middle + 2), file, "#6b6b6b", small, anchor="la")
     return sheet
 
@@ -242,14 +287,15 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"{options.output} must end in {' or '.join(marks)}")
     if options.show and options.show.suffix != ".png":
         raise UserError(f"{options.show} must end in .png")
-    names = expand(options.pictures)
-    inputs = [*names, *options.ckpt_path]
+    files, notes = expand(options.pictures)
+    inputs = [*files, *options.ckpt_path]
     if options.output:
         check_output(options.output, marks[options.output.suffix], inputs, options.overwrite)
     if options.show:
         check_output(options.show, PNG, inputs, options.overwrite)
     network = load(*options.ckpt_path)
-    pages, errors, thumbnails = read_files(names, network)
+    pages, errors, thumbnails = read_files(files, network)
+    names = labels([*pages, *errors])
 
     code: int | str = 1 if errors else 0
     try:
@@ -260,7 +306,7 @@ def main(arguments: list[str]) -> None:
             png, mark = io.BytesIO(), PngInfo()
             for key, value in PNG_METADATA.items():
                 mark.add_text(key, value)
-            contact_sheet(pages, thumbnails).save(png, "PNG", pnginfo=mark)
+            contact_sheet(pages, thumbnails, names).save(png, "PNG", pnginfo=mark)
             replace_file(options.show, png.getvalue())
     except OSError as error:
         code = f"error: {error}"
@@ -268,11 +314,13 @@ def main(arguments: list[str]) -> None:
         stream.reconfigure(errors="replace")  # names in any script
     try:
         if pages:
-            print(table(pages), flush=True)
+            print(table(pages, names), flush=True)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
         if not isinstance(error, BrokenPipeError):  # `| head` has seen enough
             code = f"error: standard output: {error.strerror}"
-    for name, reason in errors.items():
-        print(f"error: {printable(f'{name}: {reason}')}", file=sys.stderr)
+    for note in notes:
+        print(f"note: {printable(note)}", file=sys.stderr)
+    for place, reason in errors.items():
+        print(f"error: {names[place]}: {printable(reason)}", file=sys.stderr)
     sys.exit(code)
