@@ -8,11 +8,12 @@ import subprocess
 import sys
 import threading
 import warnings
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_from_bytes
 
 import httpx
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 from conftest import call, served
 from PIL import Image, ImageDraw
 
-from mnist_lightning.commands import demo, server
+from mnist_lightning.commands import demo, requests, server
 from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.network import ConvNet, to_pixels
 from mnist_lightning.reading.reader import read
@@ -57,7 +58,113 @@ def assert_error(response: httpx.Response, status: int) -> None:
 
 
 def test_a_program_gets_what_read_returns(client: TestClient, network: ConvNet) -> None:
-    assert client.post("/read", content=png(3)).json() == read(png(3), network).as_dict()
+    expected = {**read(png(3), network).as_dict(), "pages": 1}
+    assert client.post("/read", content=png(3)).json() == expected
+
+
+def data_url(picture: bytes) -> bytes:
+    return b"data:image/png;base64," + b64encode(picture)
+
+
+FORM = "application/x-www-form-urlencoded"  # what curl says of any body
+WAYS: dict[str, dict[str, Any]] = {
+    "bytes": {"content": png(3), "headers": {"content-type": FORM}},
+    "form": {"files": {"image": ("photo.png", png(3), "image/png")}},
+    "form of many fields": {"files": {"other": ("", b"1"), "file": ("a.png", png(3))}},
+    "form without a file's name": {"files": {"image": (None, png(3))}},
+    "form with a data URL": {"files": {"image": (None, data_url(png(3)))}},
+    "data URL": {"content": data_url(png(3)) + b"\n", "headers": {"content-type": FORM}},
+    "data URL in lines": {"content": data_url(png(3)).replace(b"/", b"%2F\r\n")},
+    "data URL without padding": {"content": data_url(png(3)).rstrip(b"=")},
+    "data URL without base64": {"content": b"data:," + quote_from_bytes(png(3)).encode()},
+    "JSON": {"json": {"image": data_url(png(3)).decode()}},
+    "JSON by its look": {"content": b' {"image": "%s"}' % data_url(png(3))},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_picture_may_be_sent_in_many_ways(way: str, client: TestClient, network: ConvNet) -> None:
+    answer = client.post("/read", **WAYS[way])
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == {**read(png(3), network).as_dict(), "pages": 1}
+
+
+MULTIPART = {"content-type": "multipart/form-data; boundary=x"}
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (b"", {}),
+        (b"hello", {}),
+        (b"image=" + data_url(png(3)), {"content-type": FORM}),
+        (b64encode(png(3)), {}),
+        (b"data:image/png;base64,####", {}),
+        (b"data:image/png;base64,A", {}),
+        (b"data:image/png", {}),
+        (b"{", {}),
+        (b"{}", {}),
+        (b"[1]", {}),
+        (b'{"image": 1}', {}),
+        (b'{"image": "photo.png"}', {}),
+        (b'{"image": "data:,7"}', {}),
+        (b'{"image": "data:,7", "more": 1}', {}),
+        (b'{"image": ' * 9999, {}),
+        (b'{"image": "data:,\xff"}', {}),
+        (b"", MULTIPART),
+        (png(3), MULTIPART),
+        (b"--x\r\n\r\n--x--", MULTIPART),
+        (b"--x\r\n\r\n" + png(3), MULTIPART),  # cut off
+        (b"--x\r\n\r\nhello\r\n--x--", MULTIPART),
+        (b"--x\r\n\r\n\r\n--x--", {"content-type": "multipart/form-data"}),
+        (b"--x\r\n\r\n\r\n--x--", {"content-type": "multipart/form-data; boundary="}),
+    ],
+    ids=range(23),
+)
+def test_anything_else_is_told_the_ways(
+    body: bytes, headers: dict[str, str], client: TestClient
+) -> None:
+    answer = client.post("/read", content=body, headers=headers)
+    assert_error(answer, 400)
+    assert 'JSON {"image": its data URL}' in answer.json()["error"]
+
+
+def test_the_limit_is_of_the_decoded_picture(client: TestClient) -> None:
+    picture = png(3) + bytes(requests.MOST_BYTES - len(png(3)))
+    url = data_url(picture)
+    for body in (picture, url, b'{"image": "%s"}' % url):
+        assert client.post("/read", content=body).status_code == 200
+    assert_error(client.post("/read", content=picture + b"\0"), 413)
+    assert_error(client.post("/read", content=data_url(picture + b"\0")), 413)
+
+
+def test_the_first_page_is_read_and_their_number_is_said(
+    client: TestClient, network: ConvNet
+) -> None:
+    file = io.BytesIO()
+    first, second = (Image.fromarray(IMAGES[index].numpy()) for index in (3, 4))
+    first.save(file, "TIFF", save_all=True, append_images=[second])
+    expected = {**read(png(3), network).as_dict(), "pages": 2}
+    assert client.post("/read", content=file.getvalue()).json() == expected
+    assert client.post("/see", content=file.getvalue()).json()["pages"] == 2
+
+
+def test_the_description_is_of_what_is_sent_and_answered(client: TestClient) -> None:
+    description = client.get("/openapi.json").json()
+    assert list(description["paths"]) == ["/read"]
+    post = description["paths"]["/read"]["post"]
+    types = post["requestBody"]["content"]
+    assert set(types) >= {"multipart/form-data", "application/json", "text/plain"}
+    assert list(types["application/json"]["schema"]["properties"]) == ["image"]
+    answer = client.post("/read", content=png(3)).json()
+    schemas = description["components"]["schemas"]
+    assert post["responses"]["200"]["content"]["application/json"]["schema"] == {
+        "$ref": "#/components/schemas/Answer"
+    }
+    assert schemas["Answer"]["required"] == list(answer)
+    assert schemas["Digit"]["required"] == list(answer["digits"][0])
+    assert {"400", "413", "503"} <= set(post["responses"])
+    assert schemas["Refusal"]["required"] == ["error"]
 
 
 def test_a_test_digit_reaches_the_network_unchanged(client: TestClient) -> None:
@@ -136,7 +243,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_all_there(client: Test
 
     body = parts()
     assert status_of(client, receive) == 413
-    assert len(taken) == 11
+    assert len(taken) == 14  # a third more than a picture may have, for base64
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(

@@ -8,6 +8,9 @@ The last line lets in other devices of the network, such as a phone to draw on. 
 same answers, as JSON, for a picture of any size and format:
 
     curl --data-binary @photo.jpg http://127.0.0.1:8000/read
+    curl --form image=@photo.jpg http://127.0.0.1:8000/read
+
+http://127.0.0.1:8000/openapi.json describes what else may be sent, and the answer.
 
 One thread does all the work, and the queue for it is short, so that no page can overload the
 machine.
@@ -24,6 +27,7 @@ import webbrowser
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,14 +40,14 @@ from mnist_lightning.commands.terminal import make_parser, need
 from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.errors import UserError
 from mnist_lightning.network import to_pixels
-from mnist_lightning.reading.reader import read
+from mnist_lightning.reading.picture import UnknownFormat, count_pages
+from mnist_lightning.reading.reader import Page, read
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
 
 PAGE = Path(__file__).parent / "page"
 LAYERS = ("relu1", "relu2")  # whose feature maps the page shows
-MOST_BYTES = 10_000_000  # of a picture
 MOST_WAITING = 8  # requests; a page sends one at a time
 PATIENCE = 10  # seconds for a picture to arrive
 
@@ -69,6 +73,8 @@ def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
     from starlette.exceptions import HTTPException as AnyHTTPException
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.requests import ClientDisconnect
+
+    from mnist_lightning.commands import requests
 
     maps = watch(network)
     images, labels = read_test_set()
@@ -99,19 +105,22 @@ def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
         testing.cancel()
         worker.shutdown(cancel_futures=True)
 
+    def check_size(contents: bytes | bytearray, most: int) -> None:
+        if len(contents) > most:
+            raise HTTPException(413, f"the picture has more than {requests.MOST_BYTES:,} bytes")
+
     async def receive(request: Request) -> bytes:
         contents = bytearray()
         async for part in request.stream():
             contents += part
-            if len(contents) > MOST_BYTES:
-                raise HTTPException(413, f"the picture has more than {MOST_BYTES:,} bytes")
+            check_size(contents, requests.MOST_BODY)
         return bytes(contents)
 
     async def answer(request: Request, function: Callable[[bytes], dict[str, Any]]) -> Any:
         if from_another_site(request):
             raise HTTPException(403, "pages of other sites may not send requests here")
         try:
-            picture = await asyncio.wait_for(receive(request), PATIENCE)
+            body = await asyncio.wait_for(receive(request), PATIENCE)
         except asyncio.TimeoutError as error:
             raise HTTPException(408, f"the picture took over {PATIENCE} seconds") from error
         except ClientDisconnect as error:
@@ -120,9 +129,14 @@ def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
             raise HTTPException(503, f"{MOST_WAITING} pictures are waiting already: try again")
         waiting.add(task := asyncio.current_task())
         try:
+            kind = request.headers.get("content-type", "")
+            picture = await work(requests.find_picture, body, kind)
+            check_size(picture, requests.MOST_BYTES)
             return await work(function, picture)
         except asyncio.CancelledError as error:
             raise HTTPException(503, "the server is stopping") from error
+        except UnknownFormat as error:
+            raise HTTPException(400, f"{error}: send {requests.WAYS}") from error
         except (UserError, OSError) as error:
             raise HTTPException(400, str(error)) from error
         except MemoryError as error:
@@ -130,28 +144,40 @@ def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
         finally:
             waiting.discard(task)
 
-    app = FastAPI(lifespan=lifespan, openapi_url=None)  # FastAPI's own pages load from elsewhere
+    app = FastAPI(
+        title="mnist_lightning",
+        version=version("mnist_lightning"),
+        lifespan=lifespan,
+        docs_url=None,  # FastAPI's own pages load from elsewhere
+        redoc_url=None,
+    )
     app.state.waiting = waiting
     if hosts:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
 
     @app.exception_handler(AnyHTTPException)
     async def explain(_: Request, error: AnyHTTPException) -> Response:
-        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+        refusal = requests.Refusal(error=error.detail)
+        return JSONResponse(refusal.model_dump(), error.status_code, error.headers)
 
     @app.exception_handler(Exception)
     async def apologize(_: Request, error: Exception) -> Response:
         return JSONResponse({"error": "the server failed: see its terminal"}, 500)
 
-    @app.post("/read")
-    async def post_read(request: Request) -> Any:
-        return await answer(request, lambda picture: read(picture, network).as_dict())
+    @app.post(
+        "/read",
+        summary="Read the digits in a picture: one, a number, or lines of numbers.",
+        openapi_extra={"requestBody": requests.REQUEST},
+        responses=requests.REFUSALS,
+    )
+    async def post_read(request: Request) -> requests.Answer:
+        return await answer(request, lambda picture: to_answer(read(picture, network), picture))
 
-    @app.post("/see")
+    @app.post("/see", include_in_schema=False)
     async def post_see(request: Request) -> Any:
         return await answer(request, lambda picture: see(picture, network, maps))
 
-    @app.get("/digits")
+    @app.get("/digits", include_in_schema=False)
     async def get_digits() -> dict[str, Any]:
         some = [int(random.choice((labels == digit).nonzero())) for digit in range(10)]
         wrong = random.sample(mistakes, min(10, len(mistakes)))
@@ -164,7 +190,7 @@ def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
             "layers": sizes,
         }
 
-    @app.get("/digits/{index}.png")
+    @app.get("/digits/{index}.png", include_in_schema=False)
     async def get_digit(index: str) -> Response:
         if not re.fullmatch("[0-9]{1,5}", index) or int(index) >= len(images):
             raise HTTPException(
@@ -227,7 +253,6 @@ def see(picture: bytes, network: nn.Module, maps: dict[str, Tensor]) -> dict[str
 
     Raises:
         UserError: If it is not a picture, or there is no ink on it.
-        OSError: If it can't be read.
     """
     page = read(picture, network)
     last = page.digits[-1].image
@@ -243,7 +268,12 @@ def see(picture: bytes, network: nn.Module, maps: dict[str, Tensor]) -> dict[str
                 "pixels": to_base64(scaled.byte()),
             }
         )
-    return {**page.as_dict(), "image": to_base64(last), "layers": layers}
+    return {**to_answer(page, picture), "image": to_base64(last), "layers": layers}
+
+
+def to_answer(page: Page, picture: bytes) -> dict[str, Any]:
+    """Return what is read in a picture's first page, and how many `pages` it has."""
+    return {**page.as_dict(), "pages": count_pages(picture)}
 
 
 def to_base64(values: Tensor) -> str:
