@@ -2,7 +2,7 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from inspect import signature
 from typing import Any
 
@@ -34,7 +34,48 @@ class Network(nn.Module):
     no_digit_below: float = 0.0
 
 
-class ConvNet(Network, nn.Sequential):
+class Layers(Network, nn.Sequential):
+    """A network that is a list of layers.
+
+    Args:
+        layers: The layers by name, from pixels to logits.
+        no_digit_below: Least probability of an answer.
+        views: True makes the answer, in eval mode, the mean of the probabilities for the image and
+            its shifts by one pixel to all four sides, at five times the cost.
+
+    Raises:
+        UserError: If `no_digit_below` is out of its range.
+    """
+
+    def __init__(
+        self, layers: OrderedDict[str, nn.Module], no_digit_below: float, views: bool
+    ) -> None:
+        if not 0 <= no_digit_below < 1:
+            raise UserError(f"no_digit_below {no_digit_below} must be in 0 to 1, 1 excluded")
+        super().__init__(layers)
+        self.no_digit_below = no_digit_below
+        self.views = views
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return logits `(B, 10)` for pixels `(B, 1, 28, 28)` in [0, 1].
+
+        Raises:
+            UserError: If the shape or the type is another one. The values are not looked at, which
+                torch.export could not follow.
+        """
+        if not torch.jit.is_tracing():  # as TensorBoard does, for its graph
+            _check(pixels)
+        if self.training or not self.views:
+            return super().forward(pixels)
+        shifted = [F.pad(pixels, (right, -right, down, -down)) for right, down in VIEWS]
+        return _mean_answer([super(Layers, self).forward(view) for view in shifted])
+
+    def __getitem__(self, index: int | slice) -> Any:
+        """Return a layer, or for a slice a plain `nn.Sequential` of layers."""
+        return nn.Sequential(OrderedDict(self.named_children()))[index]
+
+
+class ConvNet(Layers):
     """The article's CNN, with the batch norm that it describes.
 
     For each entry of `channels` a block of convolutions, each with batch norm and ReLU, the last
@@ -99,8 +140,6 @@ class ConvNet(Network, nn.Sequential):
         if not 0 <= dropout < 1:
             raise UserError(f"dropout {dropout} must be in 0 to 1, 1 excluded")
 
-        _check_threshold(no_digit_below)
-
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         if standardize:
             layers["standardize"] = nn.LayerNorm((1, 28, 28), elementwise_affine=False)
@@ -131,19 +170,8 @@ class ConvNet(Network, nn.Sequential):
         layers[f"relu{i + 1}"] = nn.ReLU()
         layers["dropout"] = nn.Dropout(dropout)
         layers["dense2"] = nn.Linear(hidden, 10)
-        super().__init__(layers)
+        super().__init__(layers, no_digit_below, views)
         self.settings = settings
-        self.views = views
-        self.no_digit_below = no_digit_below
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return logits `(B, 10)` for pixels `(B, 1, 28, 28)` in [0, 1]."""
-        forward = super().forward
-        return forward(pixels) if self.training or not self.views else _of_views(forward, pixels)
-
-    def __getitem__(self, index: int | slice) -> Any:
-        """Return a layer, or for a slice a plain `nn.Sequential` of layers."""
-        return nn.Sequential(OrderedDict(self.named_children()))[index]
 
 
 class Residual(nn.Module):
@@ -164,7 +192,7 @@ class Residual(nn.Module):
         return normed + self.conv(normed).relu()
 
 
-class ResNet(Network, nn.Sequential):
+class ResNet(Layers):
     """Tom Doucet's network (https://github.com/ttdoucet/mnist), without its costliest layer.
 
     Three convolutions, each with a max-pool and then a residual block, the mean over all places
@@ -191,7 +219,6 @@ class ResNet(Network, nn.Sequential):
     ) -> None:
         if width < 1:
             raise UserError(f"width {width} must be 1 or more")
-        _check_threshold(no_digit_below)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         if standardize:
             layers["standardize"] = nn.LayerNorm((1, 28, 28), elementwise_affine=False)
@@ -210,14 +237,7 @@ class ResNet(Network, nn.Sequential):
         layers["mean"] = nn.AdaptiveAvgPool2d(1)
         layers["flatten"] = nn.Flatten()
         layers["dense"] = nn.Linear(width, 10)
-        super().__init__(layers)
-        self.views = views
-        self.no_digit_below = no_digit_below
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return logits `(B, 10)` for pixels `(B, 1, 28, 28)` in [0, 1]."""
-        forward = super().forward
-        return forward(pixels) if self.training or not self.views else _of_views(forward, pixels)
+        super().__init__(layers, no_digit_below, views)
 
 
 class Ensemble(nn.Module):
@@ -307,14 +327,12 @@ def networks_of(network: "Network | Ensemble") -> list[Network]:
     return list(network.members) if isinstance(network, Ensemble) else [network]  # type: ignore[arg-type]
 
 
-def _check_threshold(no_digit_below: float) -> None:
-    if not 0 <= no_digit_below < 1:
-        raise UserError(f"no_digit_below {no_digit_below} must be in 0 to 1, 1 excluded")
-
-
-def _of_views(forward: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
-    shifted = [F.pad(pixels, (right, -right, down, -down)) for right, down in VIEWS]
-    return _mean_answer([forward(view) for view in shifted])
+def _check(pixels: Tensor) -> None:
+    if pixels.shape[1:] != (1, 28, 28) or not pixels.is_floating_point():
+        raise UserError(
+            f"a network takes float pixels (B, 1, 28, 28) in [0, 1], not {pixels.dtype} "
+            f"{tuple(pixels.shape)}; network.to_pixels makes them of uint8 images (B, 28, 28)"
+        )
 
 
 def _mean_answer(answers: list[Tensor]) -> Tensor:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from mnist_lightning.checkpoint import load
+from mnist_lightning.errors import UserError
 from mnist_lightning.figures.measures import layer_output
 from mnist_lightning.network import ConvNet, Ensemble, networks_of
 
@@ -150,3 +151,21 @@ def test_an_ensemble_of_ensembles_counts_every_network_once() -> None:
     assert networks_of(one) == [one]
     with pytest.raises(ValueError, match="at least one"):
         Ensemble([])
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        torch.zeros(2, 1, 28, 28, dtype=torch.uint8),
+        torch.zeros(2, 28, 28),
+        torch.zeros(1, 28, 28),
+        torch.zeros(2, 1, 32, 32),
+        torch.zeros(2, 3, 28, 28),
+    ],
+)
+@pytest.mark.parametrize("standardize", [True, False])
+def test_a_network_says_what_it_takes(pixels: torch.Tensor, standardize: bool) -> None:
+    network = ConvNet((4,), hidden=8, standardize=standardize).eval()
+    with pytest.raises(UserError, match=r"takes float pixels \(B, 1, 28, 28\) in \[0, 1\], not"):
+        network(pixels)
+    assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)

@@ -94,6 +94,7 @@ def test_each_page_of_a_tiff_is_a_picture() -> None:
 def test_the_limit_counts_all_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     tiff = EVERY_KIND["TIFF of three pages"]()
     monkeypatch.setattr("mnist_lightning.reading.picture.MAX_PIXELS", 3 * SIDE * SIDE)
+    monkeypatch.setattr("mnist_lightning.reading.picture.MAX_PAGES", 3)
     assert len(list(open_pages(tiff))) == 3
     monkeypatch.setattr("mnist_lightning.reading.picture.MAX_PIXELS", 3 * SIDE * SIDE - 1)
     with pytest.raises(UserError, match="its 3 pages have over 172,799 pixels together"):

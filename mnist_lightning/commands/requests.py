@@ -112,7 +112,8 @@ def _file_of_form(body: bytes, content_type: str) -> bytes:
     """Return the first file of a multipart form, or if there is none its first field (RFC 7578)."""
     boundary = re.search(r'boundary="?([^";\s]+)', content_type, re.IGNORECASE)
     separator = b"\r\n--" + (boundary[1] if boundary else "").encode("latin-1")
-    parts = [part.partition(b"\r\n\r\n") for part in (b"\r\n" + body).split(separator)[1:-1]]
+    split = (b"\r\n" + body).split(separator, 100)  # a body has room for millions of parts
+    parts = [part.partition(b"\r\n\r\n") for part in split[1:-1]]
     files = [contents for head, _, contents in parts if b"filename" in head.lower()]
     fields = [contents for _, blank, contents in parts if blank]
     if not boundary or not fields:

@@ -210,7 +210,7 @@ def _find_pages(file: Image.Image) -> tuple[list[int], int, UserError | None]:
     num_pixels = 0
     try:
         with _decoding():
-            for frame in range(MAX_PAGES):
+            for frame in range(MAX_PAGES + 1):
                 file.seek(frame)
                 kind = file.tag_v2.get(NEW_SUBFILE_TYPE, 0)  # type: ignore[attr-defined]
                 if not frame or not kind & (1 | 4):
