@@ -234,6 +234,15 @@ def test_a_picture_is_read_however_it_comes(page: "playwright.Page", how: str) -
     expect_digit(page, 7)
 
 
+def test_a_files_other_pages_are_told_of(page: "playwright.Page") -> None:
+    file = io.BytesIO()
+    first, second = (Image.open(io.BytesIO(picture(index))) for index in (0, 1))
+    first.save(file, "TIFF", save_all=True, append_images=[second])
+    page.evaluate(GIVE, ["drop", b64encode(file.getvalue()).decode(), "scan.tif"])
+    expect_digit(page, 7)
+    playwright.expect(page.locator("#note")).to_have_text("scan.tif, the first of 2 pages")
+
+
 def test_what_is_no_picture_leaves_the_drawing_as_it_was(
     page: "playwright.Page", complaints: list[str]
 ) -> None:

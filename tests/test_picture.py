@@ -219,6 +219,20 @@ def test_a_file_that_cannot_be_opened_is_an_os_error(tmp_path: Path) -> None:
         open_picture(tmp_path)
 
 
+def test_a_file_of_too_many_bytes_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "x.webp").open("wb") as file:
+        file.write(b"RIFF\0\0\0\0WEBP")
+        file.truncate(10**12)  # a sparse one
+    with pytest.raises(UserError, match="over 400,000,000 bytes: make the picture smaller"):
+        open_picture(tmp_path / "x.webp")
+    contents = noisy_picture("PNG")
+    monkeypatch.setattr("mnist_lightning.reading.picture.MAX_BYTES", len(contents) - 1)
+    with pytest.raises(UserError, match="bytes: make the picture smaller"):
+        open_picture(contents)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
 def test_what_has_no_end_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.png")

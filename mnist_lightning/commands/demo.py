@@ -166,6 +166,7 @@ def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
 
     @app.post(
         "/read",
+        operation_id="read",
         summary="Read the digits in a picture: one, a number, or lines of numbers.",
         openapi_extra={"requestBody": requests.REQUEST},
         responses=requests.REFUSALS,

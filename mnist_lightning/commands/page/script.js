@@ -127,6 +127,8 @@ async function ask() {
         picture.bitmap = await createImageBitmap($("image")); // what only the server could open
         redraw();
       }
+      const note = `${picture?.caption}, the first of ${answer.pages} pages`;
+      if (!strokes.length && answer.pages > 1 && !changed) tell(note);
     } catch (error) {
       if (strokes.length && error.status === 400) show(null); // a dot is not a digit yet
       else tell(strokes.length ? error.message : `${picture.caption}: ${error.message}`, true);
