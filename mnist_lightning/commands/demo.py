@@ -19,6 +19,7 @@ machine.
 import asyncio
 import contextlib
 import io
+import math
 import os
 import random
 import re
@@ -40,7 +41,13 @@ from mnist_lightning.commands.terminal import make_parser, need
 from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.errors import UserError
 from mnist_lightning.network import to_pixels
-from mnist_lightning.reading.picture import UnknownFormat, count_pages
+from mnist_lightning.reading.picture import (
+    UnknownFormat,
+    count_pages,
+    fit,
+    flatten,
+    open_picture,
+)
 from mnist_lightning.reading.reader import Page, read
 
 if TYPE_CHECKING:
@@ -48,6 +55,7 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).parent / "page"
 LAYERS = ("relu1", "relu2")  # whose feature maps the page shows
+SHOWN = 800  # pixels a side, of a picture that the page shows for a browser that can't open it
 MOST_WAITING = 8  # requests; a page sends one at a time
 PATIENCE = 10  # seconds for a picture to arrive
 
@@ -176,7 +184,13 @@ def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
 
     @app.post("/see", include_in_schema=False)
     async def post_see(request: Request) -> Any:
-        return await answer(request, lambda picture: see(picture, network, maps))
+        query = request.query_params
+        try:
+            x, y = map(float, query["at"].split(",")) if "at" in query else (math.inf, math.inf)
+        except ValueError as error:
+            raise HTTPException(400, "at must be a place in the picture, as 120,80") from error
+        shows = "picture" in query
+        return await answer(request, lambda picture: see(picture, network, maps, (x, y), shows))
 
     @app.get("/digits", include_in_schema=False)
     async def get_digits() -> dict[str, Any]:
@@ -239,25 +253,38 @@ def watch(network: nn.Module) -> dict[str, Tensor]:
     return maps
 
 
-def see(picture: bytes, network: nn.Module, maps: dict[str, Tensor]) -> dict[str, Any]:
+def see(
+    picture: bytes,
+    network: nn.Module,
+    maps: dict[str, Tensor],
+    place: tuple[float, float] = (math.inf, math.inf),
+    shows: bool = False,
+) -> dict[str, Any]:
     """Read a picture, for the page.
 
     Args:
         picture: A picture file's contents.
         network: The network that `maps` belongs to.
         maps: What `watch` returned.
+        place: x and y, in the picture's pixels; the digit nearest to it is shown, and the last of
+            those that are as near.
+        shows: Whether to return the picture too, for browsers that can't open the file.
 
     Returns:
-        What `POST /read` returns; and of the last digit, in base64, `image`, the 28x28 bytes that
-        the network saw, and for each of `layers` its maps' bytes, 255 for the layer's highest
-        value.
+        What `POST /read` returns; `size`, the picture's width and height; `shown`, the number of
+        the digit that is shown; and of that one, in base64, `image`, the 28x28 bytes that the
+        network saw, and for each of `layers` its maps' bytes, 255 for the layer's highest value.
+        `picture`, if asked for, is a PNG file in base64, with `SHOWN` pixels a side at most.
 
     Raises:
         UserError: If it is not a picture, or there is no ink on it.
     """
-    page = read(picture, network)
-    last = page.digits[-1].image
-    classify(network, last[None])  # leaves its maps
+    opened = open_picture(picture)
+    page = read(opened, network)
+    away = [distance(place, reading.box) for reading in page.digits]
+    shown = max(range(len(away)), key=lambda i: (-away[i], i))
+    image = page.digits[shown].image
+    classify(network, image[None])  # leaves its maps
     layers = []
     for name, layer in maps.items():
         scaled = layer * (255 / layer.max().clamp(min=1e-6))
@@ -269,7 +296,18 @@ def see(picture: bytes, network: nn.Module, maps: dict[str, Tensor]) -> dict[str
                 "pixels": to_base64(scaled.byte()),
             }
         )
-    return {**to_answer(page, picture), "image": to_base64(last), "layers": layers}
+    answer = {"size": opened.size, "shown": shown, "image": to_base64(image), "layers": layers}
+    if shows:
+        file = io.BytesIO()
+        fit(flatten(opened), min(SHOWN, max(opened.size))).save(file, "PNG")
+        answer["picture"] = b64encode(file.getvalue()).decode()
+    return to_answer(page, picture) | answer
+
+
+def distance(place: tuple[float, float], box: tuple[int, int, int, int]) -> float:
+    """Return how far a place is from a box: left, top, right and bottom."""
+    sides = zip(box[:2], place, box[2:], strict=True)
+    return math.hypot(*(max(low - value, value - high, 0) for low, value, high in sides))
 
 
 def to_answer(page: Page, picture: bytes) -> dict[str, Any]:
@@ -300,7 +338,7 @@ def main(arguments: list[str]) -> None:
     if not options.host:
         parser.error("--host is empty: 127.0.0.1 is this machine, 0.0.0.0 the network too")
     need("fastapi", "uvicorn")
-    from mnist_lightning.commands.server import allowed_hosts, listen, serve, url
+    from mnist_lightning.commands.server import allowed_hosts, listen, network_url, serve, url
 
     torch.set_num_threads(1)  # more do not pay for one image
     network = load(*options.ckpt_path)
@@ -309,7 +347,7 @@ def main(arguments: list[str]) -> None:
         app = create_app(network, hosts)
         print(f"draw at {url(listener, options.host)} (Ctrl-C ends it)", flush=True)
         if not hosts:
-            print("other machines of the network can open it too", flush=True)
+            print(f"on a telephone in the same network: {network_url(listener)}", flush=True)
         # Without a desktop it could be a text browser, which would take over the terminal.
         desktop = os.name == "nt" or sys.platform == "darwin"
         desktop = desktop or bool(os.getenv("DISPLAY") or os.getenv("WAYLAND_DISPLAY"))

@@ -134,6 +134,24 @@ def url(listener: socket.socket, host: str) -> str:
     address, port = listener.getsockname()[:2]
     if ipaddress.ip_address(address).is_unspecified:
         host = "::1" if ":" in address else "127.0.0.1"
+    return _url(host, port)
+
+
+def network_url(listener: socket.socket) -> str:
+    """Return the address to open on another machine of the network."""
+    address, port = listener.getsockname()[:2]
+    if ipaddress.ip_address(address).is_unspecified:
+        # No packet is sent: it only asks by which of this machine's addresses one would go out.
+        with socket.socket(listener.family, socket.SOCK_DGRAM) as asking:
+            try:
+                asking.connect(("2001:db8::1" if ":" in address else "192.0.2.1", 9))
+                address = asking.getsockname()[0]
+            except OSError:  # there is no network now
+                address = socket.gethostname()
+    return _url(address, port)
+
+
+def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

@@ -14,6 +14,7 @@ sheet.canvas.width = sheet.canvas.height = SHEET;
 // All that was done, in order: {points}, a stroke; {picture}, one that was loaded; {}, a clearing.
 let items = [];
 let stroke = null; // the one that is being drawn
+const example = { points: [] }; // the digit that draws itself, until anything else is done
 
 function content() {
   const start = items.findLastIndex((item) => !item.points);
@@ -41,7 +42,8 @@ function redraw() {
     }
     for (const { points } of strokes) ink(context, points, 0);
   }
-  document.body.classList.toggle("started", Boolean(picture || strokes.length));
+  document.body.classList.toggle("example", items.includes(example));
+  document.body.classList.toggle("started", Boolean(picture || strokes.length) && !items.includes(example));
 }
 
 // Draws a stroke from its point number `from` on, rounded through the midpoints of its points.
@@ -58,9 +60,10 @@ function ink(context, points, from) {
 }
 
 function change(item) {
+  items = items.filter((each) => each !== example);
   if (item) items.push(item);
   else items.pop();
-  tell(content().picture?.caption ?? NOTE);
+  note();
   redraw();
   ask();
 }
@@ -77,6 +80,13 @@ function place(event) {
   return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
 }
 
+function extend({ points }, more) {
+  const from = points.length - 1;
+  points.push(...more);
+  for (const context of [board, sheet]) ink(context, points, from);
+  ask();
+}
+
 canvas.addEventListener("pointerdown", (event) => {
   if (!event.isPrimary || event.button !== 0) return;
   event.preventDefault(); // selects no text
@@ -87,11 +97,8 @@ canvas.addEventListener("pointerdown", (event) => {
 
 canvas.addEventListener("pointermove", (event) => {
   if (!stroke || !event.isPrimary) return;
-  const from = stroke.points.length - 1;
   const events = event.getCoalescedEvents?.() ?? [];
-  stroke.points.push(...(events.length ? events : [event]).map(place));
-  for (const context of [board, sheet]) ink(context, stroke.points, from);
-  ask();
+  extend(stroke, (events.length ? events : [event]).map(place));
 });
 
 for (const type of ["pointerup", "pointercancel"]) {
@@ -102,6 +109,25 @@ new ResizeObserver(() => {
   canvas.width = canvas.height = Math.round(canvas.clientWidth * devicePixelRatio);
   redraw();
 }).observe(canvas);
+
+// ---- At first a 3 draws itself, two arcs in a second, unless motion is unwelcome ----
+
+function arc(y, radius, from, to) {
+  return Array.from({ length: 30 }, (_, i) => {
+    const angle = ((from + ((to - from) * i) / 29) * Math.PI) / 180;
+    return [0.47 + 1.1 * radius * Math.cos(angle), y + radius * Math.sin(angle)];
+  });
+}
+
+const THREE = [...arc(0.335, 0.135, -155, 90), ...arc(0.63, 0.16, -90, 155)];
+
+function drawExample(time, begin = time) {
+  if (!items.includes(example)) return;
+  const { points } = example;
+  const more = THREE.slice(points.length, ((time - begin) / 1000) * THREE.length);
+  if (more.length) extend(example, more);
+  if (points.length < THREE.length) requestAnimationFrame((now) => drawExample(now, begin));
+}
 
 // ---- Asking: one question at a time, and the next is about what is on the board by then ----
 
@@ -120,15 +146,15 @@ async function ask() {
       continue;
     }
     try {
-      const body = strokes.length ? png() : picture.blob;
-      const answer = await see(body);
-      if (!changed || content().strokes.length) show(answer);
-      if (picture && !picture.bitmap) {
-        picture.bitmap = await createImageBitmap($("image")); // what only the server could open
+      const answer = await (strokes.length ? see(png(), at(strokes.at(-1))) : see(picture.blob, picture.query));
+      if (answer.picture) {
+        picture.bitmap = await createImageBitmap(new Blob([bytes(answer.picture)]));
+        picture.query = "";
         redraw();
       }
-      const note = `${picture?.caption}, the first of ${answer.pages} pages`;
-      if (!strokes.length && answer.pages > 1 && !changed) tell(note);
+      if (!changed || content().strokes.length) show(answer);
+      const text = `${picture?.caption}, the first of ${answer.pages} pages`;
+      if (!strokes.length && answer.pages > 1 && !changed) tell(text);
     } catch (error) {
       if (strokes.length && error.status === 400) show(null); // a dot is not a digit yet
       else tell(strokes.length ? error.message : `${picture.caption}: ${error.message}`, true);
@@ -144,8 +170,17 @@ async function ask() {
 // Not `toBlob`, which waits until the browser has nothing else to do.
 const png = () => bytes(sheet.canvas.toDataURL().split(",")[1]);
 
-async function see(body) {
-  const response = await get("see", { method: "POST", body });
+// The middle of a stroke, on the sheet: the digit that is there was written last.
+function at({ points }) {
+  const middle = (axis) => {
+    const values = points.map((point) => point[axis]);
+    return (SHEET / 2) * (Math.min(...values) + Math.max(...values));
+  };
+  return `?at=${middle(0).toFixed()},${middle(1).toFixed()}`;
+}
+
+async function see(body, query) {
+  const response = await get(`see${query}`, { method: "POST", body });
   return response.json();
 }
 
@@ -206,18 +241,22 @@ let spoken = 0;
 
 function show(answer) {
   document.body.classList.toggle("idle", !answer);
-  const last = answer?.digits.at(-1); // whose probabilities and maps are shown
-  const text = answer?.text.replaceAll("\n", " ") ?? "?";
+  const last = answer?.digits[answer.shown]; // whose probabilities and maps are shown
+  const text = answer?.text ?? "?";
   const several = answer?.digits.length > 1;
   const words = last?.is_digit ? percent(last.probability) : "No digit";
+  showBoxes(several ? answer : { digits: [] });
   if ($("digit").textContent !== text) {
     $("digit").textContent = text;
-    $("digit").style.setProperty("--length", text.length);
+    const lines = text.split("\n");
+    const longest = Math.max(...lines.map((line) => line.length), 2 * lines.length);
+    $("digit").style.setProperty("--length", Math.min(longest, 12));
+    $("digit").classList.toggle("several", lines.length > 1 || longest > 12);
     $("digit").classList.remove("new");
     void $("digit").offsetWidth; // starts the animation anew
     $("digit").classList.add("new");
   }
-  $("probability").textContent = !answer ? "No digit yet" : several ? `The last one: ${words}` : words;
+  $("probability").textContent = !answer ? "No digit yet" : several ? `The ${last.is_digit ? last.digit : "?"}: ${words}` : words;
   [...$("bars").children].forEach((bar, i) => {
     const share = last?.probabilities[i] ?? 0;
     bar.classList.toggle("first", Boolean(last?.is_digit) && i === last.digit);
@@ -240,6 +279,33 @@ function show(answer) {
   }, 500);
 }
 
+// Each digit of a number has its answer at its place.
+function showBoxes({ digits, size, shown }) {
+  const boxes = digits.map(({ digit, probability, is_digit, box }, i) => {
+    const scale = 100 / Math.max(...size);
+    const [left, top, right, bottom] = box.map((side, axis) => 50 + scale * (side - size[axis % 2] / 2));
+    const item = document.createElement("li");
+    const label = document.createElement("span");
+    label.append(is_digit ? digit : "?");
+    if (is_digit && right - left > 12) {
+      label.append(Object.assign(document.createElement("small"), { textContent: percent(probability) }));
+    }
+    item.append(label);
+    item.classList.toggle("first", i === shown);
+    item.classList.toggle("high", top < 8); // no room above it
+    for (const [side, value] of Object.entries({ left, top, width: right - left, height: bottom - top })) {
+      item.style[side] = `${value}%`;
+    }
+    return item;
+  });
+  $("boxes").replaceChildren(...boxes);
+}
+
+function note() {
+  const { strokes, picture } = content();
+  tell(strokes.length ? NOTE : (picture?.caption ?? NOTE));
+}
+
 function tell(text, wrong = false) {
   $("note").textContent = text;
   $("note").classList.toggle("wrong", wrong);
@@ -248,9 +314,11 @@ function tell(text, wrong = false) {
 // ---- Pictures, and MNIST's test digits ----
 
 async function load(blob, caption, mnist = false) {
+  stopFilming();
   if (blob.size > 10_000_000) return tell(`${caption}: a picture may have 10 megabytes at most`, true);
-  const bitmap = await createImageBitmap(blob).catch(() => null); // TIFF, for one
-  change({ picture: { blob, bitmap, caption, mnist } });
+  const bitmap = await createImageBitmap(blob).catch(() => null);
+  const query = bitmap ? "" : "?picture"; // of TIFF, for one, the server makes what a browser can show
+  change({ picture: { blob, bitmap, query, caption, mnist } });
 }
 
 const loadFile = (file) =>
@@ -273,6 +341,48 @@ function tile(digit) {
   return item;
 }
 
+// ---- The camera: where the page may not use it, as on a telephone by http, the telephone's own ----
+
+async function film() {
+  if (!navigator.mediaDevices) return $("photo").click();
+  try {
+    const video = { facingMode: "environment", width: { ideal: 1280 } };
+    const stream = await navigator.mediaDevices.getUserMedia({ video });
+    stopFilming();
+    $("video").srcObject = stream;
+    await $("video").play();
+  } catch (error) {
+    const refused = error.name === "NotAllowedError";
+    return tell(refused ? "The browser does not allow this page the camera." : "There is no camera to use.", true);
+  }
+  setFilming(true);
+  tell("Bring the digits into the square.");
+  $("take").focus();
+}
+
+function setFilming(filming) {
+  $("video").hidden = $("shutter").hidden = !filming;
+  $("tools").hidden = filming;
+}
+
+function stopFilming() {
+  if (!$("video").srcObject) return;
+  for (const track of $("video").srcObject.getTracks()) track.stop();
+  $("video").srcObject = null;
+  setFilming(false);
+  note();
+  $("camera").focus();
+}
+
+// Takes the square that is seen.
+async function take() {
+  const { videoWidth: width, videoHeight: height } = $("video");
+  const side = Math.min(width, height);
+  const picture = new OffscreenCanvas(side, side);
+  picture.getContext("2d").drawImage($("video"), (side - width) / 2, (side - height) / 2);
+  load(await picture.convertToBlob({ type: "image/jpeg", quality: 0.95 }), "The camera’s picture");
+}
+
 let polling = 0;
 
 async function fetchDigits() {
@@ -293,20 +403,30 @@ async function fetchDigits() {
 $("bars").append(
   ...Array.from({ length: 10 }, (_, digit) => {
     const bar = document.createElement("li");
-    bar.append(digit, document.createElement("i"), document.createElement("output"));
+    bar.append(digit, document.createElement("i"), document.createElement("span"));
     return bar;
   }),
 );
 show(null);
 fetchDigits();
+if (!matchMedia("(prefers-reduced-motion: reduce)").matches) {
+  example.points.push(THREE[0]);
+  items.push(example);
+  requestAnimationFrame(drawExample);
+}
 
 $("undo").onclick = undo;
 $("clear").onclick = clear;
 $("open").onclick = () => $("file").click();
-$("file").onchange = () => {
-  loadFile($("file").files[0]);
-  $("file").value = ""; // the same file may be chosen again
-};
+$("camera").onclick = film;
+$("take").onclick = take;
+$("stop").onclick = stopFilming;
+for (const input of [$("file"), $("photo")]) {
+  input.onchange = () => {
+    loadFile(input.files[0]);
+    input.value = ""; // the same file may be chosen again
+  };
+}
 $("others").onclick = () => {
   $("samples").replaceChildren();
   $("mistakes").replaceChildren();
@@ -314,7 +434,7 @@ $("others").onclick = () => {
 };
 
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") clear();
+  if (event.key === "Escape") $("video").hidden ? clear() : stopFilming();
   else if (event.key === "z" && (event.ctrlKey || event.metaKey) && !event.shiftKey) {
     event.preventDefault();
     undo();
