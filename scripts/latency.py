@@ -26,7 +26,9 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 WATCH = """
 window.answers = [];
 let moved = 0;
-addEventListener("pointermove", (event) => { moved = event.timeStamp; }, true);
+for (const type of ["pointermove", "pointerrawupdate"]) {
+  addEventListener(type, (event) => { moved = Math.max(moved, event.timeStamp); }, true);
+}
 const original = window.fetch;
 window.fetch = async (path, options) => {
   if (!path.startsWith("see")) return original(path, options);

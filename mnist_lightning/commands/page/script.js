@@ -95,7 +95,10 @@ canvas.addEventListener("pointerdown", (event) => {
   change(stroke);
 });
 
-canvas.addEventListener("pointermove", (event) => {
+// Some browsers hold pointermove back until the next frame, and have another event that comes at once.
+const MOVE = "onpointerrawupdate" in canvas ? "pointerrawupdate" : "pointermove";
+
+canvas.addEventListener(MOVE, (event) => {
   if (!stroke || !event.isPrimary) return;
   const events = event.getCoalescedEvents?.() ?? [];
   extend(stroke, (events.length ? events : [event]).map(place));
