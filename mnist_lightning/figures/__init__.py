@@ -9,7 +9,7 @@ from mnist_lightning.figures.evaluation import (
     reliability,
 )
 from mnist_lightning.figures.learned import augmentation, feature_maps, filters, layers
-from mnist_lightning.figures.style import to_array, to_png, without_title
+from mnist_lightning.figures.style import on_dark_pages, to_array, to_png, without_title
 
 __all__ = [
     "attribution",
@@ -21,6 +21,7 @@ __all__ = [
     "filters",
     "layers",
     "mistakes",
+    "on_dark_pages",
     "reliability",
     "to_array",
     "to_png",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mnist_lightning.figures.style import BLUE, VERMILION, house_style, new_figure
+from mnist_lightning.figures.style import house_style, new_figure, palette
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,13 +39,13 @@ def curves(scalars: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> "Fig
             window = max(1, len(values) // 20)
             mean = np.convolve(values, np.full(window, 1 / window), "valid")
             middle = steps_[window // 2 :][: len(mean)]
-            axes.plot(steps_, unit * values, color=VERMILION, alpha=0.25, linewidth=0.8)
-            axes.plot(middle, unit * mean, color=VERMILION, label="training batches")
+            axes.plot(steps_, unit * values, color=palette().vermilion, alpha=0.25, linewidth=0.8)
+            axes.plot(middle, unit * mean, color=palette().vermilion, label="training batches")
             if name == "accuracy":  # the first steps would flatten the others
                 axes.set_ylim(max(0, 100 - 4 * (100 - unit * np.median(values)) - 4), 100.2)
         steps_, values = (np.asarray(column) for column in scalars.get(f"val/{name}", ([], [])))
         if len(values):
-            axes.plot(steps_, unit * values, "o-", color=BLUE, label="validation images")
+            axes.plot(steps_, unit * values, "o-", color=palette().blue, label="validation images")
         axes.set_xlabel("step")
         axes.set_ylabel("cross-entropy loss (nats)" if name == "loss" else "accuracy (%)")
         axes.grid()

@@ -8,15 +8,12 @@ from torch import Tensor, nn
 
 from mnist_lightning.figures.measures import integrated_gradients, wilson_interval, worst
 from mnist_lightning.figures.style import (
-    BLUE,
-    GRAY,
-    INK,
     PIXELS,
-    VERMILION,
     diverging,
     figure_of_tiles,
     house_style,
     new_figure,
+    palette,
     show_tiles,
 )
 from mnist_lightning.text import percent
@@ -36,6 +33,8 @@ def confusion_matrix(predicted: Tensor, labels: Tensor) -> "Figure":
     Returns:
         One panel with the counts; only mistakes are colored.
     """
+    from matplotlib.colors import LinearSegmentedColormap
+
     counts = torch.bincount(10 * labels + predicted, minlength=100).reshape(10, 10)
     mistakes = counts - counts.diag().diag()
     most = int(mistakes.max())
@@ -49,13 +48,18 @@ def confusion_matrix(predicted: Tensor, labels: Tensor) -> "Figure":
     )
     axes = figure.subplots()
     axes.imshow(
-        np.ma.masked_equal(mistakes.numpy(), 0), cmap="Blues", vmin=-0.3 * most, vmax=max(most, 1)
+        np.ma.masked_equal(mistakes.numpy(), 0),
+        cmap=LinearSegmentedColormap.from_list("blues", [palette().paper, palette().blue]),
+        vmin=-0.3 * most,
+        vmax=max(most, 1),
     )
     for (row, column), count in np.ndenumerate(counts.numpy()):
         if row == column:
-            axes.text(column, row, f"{count:,}", ha="center", va="center", color=GRAY, size=9)
+            axes.text(
+                column, row, f"{count:,}", ha="center", va="center", color=palette().gray, size=9
+            )
         elif count:
-            color = "white" if count > 0.5 * most else INK
+            color = palette().paper if count > 0.5 * most else palette().ink
             axes.text(column, row, f"{count:,}", ha="center", va="center", color=color)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_ticks(range(10))
@@ -93,12 +97,17 @@ def class_accuracy(predicted: Tensor, labels: Tensor) -> "Figure":
         "share of each class's images read right, with its 95% interval",
     )
     axes = figure.subplots()
-    axes.hlines(present, 100 * low, 100 * high, color=BLUE, alpha=0.35, linewidth=4)
-    axes.plot(100 * accuracies, present, "o", color=BLUE)
+    axes.hlines(present, 100 * low, 100 * high, color=palette().blue, alpha=0.35, linewidth=4)
+    axes.plot(100 * accuracies, present, "o", color=palette().blue)
     for y in present:
         errors = f"{counts[y] - hits[y]:,} of {counts[y]:,} wrong"
         axes.annotate(
-            errors, (1.02, y), xycoords=("axes fraction", "data"), va="center", size=9, color=GRAY
+            errors,
+            (1.02, y),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            size=9,
+            color=palette().gray,
         )
     axes.set_yticks(range(10))
     axes.invert_yaxis()
@@ -142,7 +151,9 @@ def mistakes(pixels: Tensor, labels: Tensor, probabilities: Tensor, num: int = 2
             f"read {read}  {percent(float(probabilities[index, read]))}",
             f"is {true}  {percent(float(probabilities[index, true]))}",
         ]
-        for line, (text, color) in enumerate(zip(lines, (VERMILION, BLUE), strict=True)):
+        for line, (text, color) in enumerate(
+            zip(lines, (palette().vermilion, palette().blue), strict=True)
+        ):
             place = (x + pixels.shape[-1] / 2, y + pixels.shape[-2])
             axes.annotate(
                 text,
@@ -225,7 +236,7 @@ def reliability(probabilities: Tensor, labels: Tensor) -> "Figure":
         f"accuracy by confidence in {num_bins} bins, with 95% intervals",
     )
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    axes.plot([0, 100], [0, 100], color=GRAY, linewidth=1, linestyle="--")
+    axes.plot([0, 100], [0, 100], color=palette().gray, linewidth=1, linestyle="--")
     axes.text(
         4,
         5.5,
@@ -233,15 +244,15 @@ def reliability(probabilities: Tensor, labels: Tensor) -> "Figure":
         rotation=45,
         rotation_mode="anchor",
         transform_rotates_text=True,
-        color=GRAY,
+        color=palette().gray,
         size=9,
     )
-    axes.vlines(100 * means, 100 * low, 100 * high, color=BLUE, alpha=0.35, linewidth=4)
-    axes.plot(100 * means, 100 * hits / counts[full], "o", color=BLUE, clip_on=False)
+    axes.vlines(100 * means, 100 * low, 100 * high, color=palette().blue, alpha=0.35, linewidth=4)
+    axes.plot(100 * means, 100 * hits / counts[full], "o", color=palette().blue, clip_on=False)
     axes.set_ylabel("accuracy (%)")
     axes.set_ylim(0, 102)
     width = 100 / num_bins
-    below.bar(width * (np.arange(num_bins) + 0.5), counts, 0.85 * width, color=BLUE)
+    below.bar(width * (np.arange(num_bins) + 0.5), counts, 0.85 * width, color=palette().blue)
     below.set_yscale("log")
     below.set_ylim(bottom=0.7)
     below.set_ylabel("images")

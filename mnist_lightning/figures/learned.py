@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from mnist_lightning.figures.measures import layer_output
 from mnist_lightning.figures.style import (
     PIXELS,
-    VERMILION,
     add_color_bar,
     diverging,
     figure_of_tiles,
     house_style,
     new_figure,
+    palette,
     show_tiles,
 )
 
@@ -45,7 +45,9 @@ def augmentation(original: Tensor, changed: Tensor) -> "Figure":
     )
     height, width = original.shape
     axes.add_patch(
-        Rectangle(corners[0], width, height, fill=False, color=VERMILION, lw=2.5, clip_on=False)
+        Rectangle(
+            corners[0], width, height, fill=False, color=palette().vermilion, lw=2.5, clip_on=False
+        )
     )
     return figure
 

@@ -1,13 +1,15 @@
 """The style of all figures: colors, titles, tiles and scales, and a figure's pixels.
 
-Dark ink on a background of their own, so that they look the same on light and dark pages; Okabe and
-Ito's blue and vermilion, which all kinds of color blindness can tell apart; images as the network
-sees them, light on black. Digits stand for classes, whatever the dataset.
+Dark ink on light paper, or within `on_dark_pages` the other way round; Okabe and Ito's blue and
+vermilion, which all kinds of color blindness can tell apart; images as the network sees them, light
+on black. Digits stand for classes, unless a figure is told their names.
 """
 
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,9 +22,24 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PAPER, INK, GRAY, PALE = "#fcfcfa", "#222222", "#666666", "#e8e8e4"
 
-BLUE, VERMILION = "#0072b2", "#d55e00"
+@dataclass(frozen=True)
+class Palette:
+    """A figure's colors; `pale` is for lines of a grid, `neutral` for values around 0."""
+
+    paper: str = "#fcfcfa"
+    ink: str = "#222222"
+    gray: str = "#666666"
+    pale: str = "#e8e8e4"
+    neutral: str = "#f4f4f0"
+    blue: str = "#0072b2"
+    vermilion: str = "#d55e00"
+
+
+LIGHT = Palette()
+DARK = Palette("#212124", "#ececea", "#a4a4a4", "#3c3c41", "#303035", "#4ba6e0", "#f47a30")
+BLUE, VERMILION, GRAY, INK = LIGHT.blue, LIGHT.vermilion, LIGHT.gray, LIGHT.ink
+_palette = ContextVar("palette", default=LIGHT)
 
 PAD = 0.12  # inches around a figure's parts
 TITLE = PAD + 0.42  # inches that its title and the line below take
@@ -33,30 +50,47 @@ STYLE: Any = {
     "font.family": ["DejaVu Sans"],  # comes with matplotlib
     "font.size": 10,
     "figure.dpi": 100,
-    "figure.facecolor": PAPER,
     "figure.constrained_layout.use": True,
     "figure.constrained_layout.h_pad": PAD / 2,
     "figure.constrained_layout.w_pad": PAD,
     "axes.axisbelow": True,
-    "axes.facecolor": PAPER,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlelocation": "left",
     "axes.titlesize": 10,
-    "axes.titlecolor": GRAY,
-    "grid.color": PALE,
     "legend.frameon": False,
-    **dict.fromkeys(["axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"], GRAY),
-    **dict.fromkeys(["xtick.labelcolor", "ytick.labelcolor", "text.color"], INK),
 }
+# Which of a palette's colors each part has.
+PARTS = {
+    "paper": ["figure.facecolor", "axes.facecolor"],
+    "pale": ["grid.color"],
+    "gray": ["axes.titlecolor", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"],
+    "ink": ["xtick.labelcolor", "ytick.labelcolor", "text.color"],
+}
+
+
+def palette() -> Palette:
+    """Return the colors to draw in."""
+    return _palette.get()
+
+
+@contextmanager
+def on_dark_pages() -> Iterator[None]:
+    """Draw figures for dark pages within a `with` block."""
+    token = _palette.set(DARK)
+    try:
+        yield
+    finally:
+        _palette.reset(token)
 
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Apply `STYLE` within a `with` block or a decorated function."""
+    """Apply the style, in the palette's colors, within a `with` block or a decorated function."""
     import matplotlib
 
-    with matplotlib.rc_context(STYLE):
+    colors = {part: getattr(palette(), name) for name, parts in PARTS.items() for part in parts}
+    with matplotlib.rc_context(STYLE | colors):
         yield
 
 
@@ -67,7 +101,7 @@ def new_figure(size: tuple[float, float], title: str, subtitle: str) -> "Figure"
     width, height = size
     figure = Figure(figsize=size)
     figure.text(PAD / width, 1 - PAD / height, title, va="top", size=11, weight="bold")
-    figure.text(PAD / width, 1 - (PAD + 0.24) / height, subtitle, va="top", color=GRAY)
+    figure.text(PAD / width, 1 - (PAD + 0.24) / height, subtitle, va="top", color=palette().gray)
     engine = figure.get_layout_engine()
     assert engine is not None
     engine.set(rect=(0, 0, 1, 1 - TITLE / height))  # type: ignore[call-arg]
@@ -130,10 +164,11 @@ def show_tiles(
 
 
 def diverging() -> Any:
-    """Return a color map from blue through almost white to vermilion, for values around 0."""
+    """Return a color map from blue through almost the paper to vermilion, for values around 0."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    return LinearSegmentedColormap.from_list("blue_vermilion", [BLUE, "#f4f4f0", VERMILION])
+    colors = [palette().blue, palette().neutral, palette().vermilion]
+    return LinearSegmentedColormap.from_list("blue_vermilion", colors)
 
 
 def add_color_bar(axes: "Axes", label: str) -> None:
