@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassCalibrationError
 
 from mnist_lightning import figures
-from mnist_lightning.data.datasets import read_test_set
+from mnist_lightning.data.datasets import CLASSES, read_test_set
 from mnist_lightning.figures.measures import (
     integrated_gradients,
     layer_output,
@@ -29,6 +29,7 @@ PIXELS = to_pixels(IMAGES)
 # Mostly right, and as sure as a trained network: what a figure must show well.
 PROBABILITIES = (8 * torch.eye(10)[LABELS] + 3 * torch.randn(500, 10)).softmax(dim=1)
 PREDICTED = PROBABILITIES.argmax(dim=1)
+NAMES = CLASSES["FashionMNIST"]
 RIGHT = torch.eye(10)[LABELS]
 STEPS = list(range(0, 4000, 10))
 SCALARS = {
@@ -51,6 +52,14 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "mistakes_none": lambda: figures.mistakes(PIXELS, LABELS, RIGHT),
     "attribution": lambda: figures.attribution(NETWORK, PIXELS, LABELS, PROBABILITIES),
     "class_accuracy": lambda: figures.class_accuracy(PREDICTED, LABELS),
+    "confusion_matrix_names": lambda: figures.confusion_matrix(PREDICTED, LABELS, NAMES),
+    "mistakes_names": lambda: figures.mistakes(PIXELS, LABELS, PROBABILITIES, 8, NAMES),
+    "attribution_names": lambda: figures.attribution(
+        NETWORK, PIXELS, LABELS, PROBABILITIES, names=NAMES
+    ),
+    "class_accuracy_names": lambda: figures.class_accuracy(PREDICTED, LABELS, NAMES),
+    "evidence": lambda: figures.evidence(NETWORK, PIXELS[:1], PROBABILITIES[:1]),
+    "evidence_many": lambda: figures.evidence(NETWORK, PIXELS[:8], PROBABILITIES[:8]),
     "class_accuracy_right": lambda: figures.class_accuracy(LABELS[:9], LABELS[:9]),
     "reliability": lambda: figures.reliability(PROBABILITIES, LABELS),
     "reliability_right": lambda: figures.reliability(RIGHT, LABELS),

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import served
+from conftest import call, served
 from PIL import Image, ImageOps
 from torch import nn
 
 from mnist_lightning.checkpoint import load
-from mnist_lightning.commands import demo
+from mnist_lightning.commands import demo, report
 from mnist_lightning.commands.server import LOOPBACK
 from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.network import ConvNet
@@ -439,4 +439,25 @@ def test_a_layer_without_maps_is_not_shown(browser: "playwright.Browser") -> Non
         playwright.expect(page.locator("#digit")).not_to_have_text("?")
         playwright.expect(page.locator("#relu1")).to_be_visible()
         playwright.expect(page.locator("#relu2")).to_be_hidden()
+        page.close()
+
+
+def test_a_report_breaks_no_rule_and_fits_a_telephone(
+    browser: "playwright.Browser", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    test_set = tuple(part[:500] for part in read_test_set())
+    monkeypatch.setattr(report.datasets, "read", lambda *_, **__: test_set)
+    assert call(monkeypatch, "report") == 0
+    assert call(monkeypatch, "report", "--picture", PICTURES / "7.jpg") == 0
+    for scheme in ("light", "dark"):
+        size = {"width": 390, "height": 844}
+        page = browser.new_page(viewport=size, color_scheme=scheme)
+        for name in ("report", "picture"):
+            page.goto((tmp_path / f"report/{name}.html").as_uri())
+            for details in page.locator("summary").all():
+                details.click()
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            found = Axe().run(page)
+            assert found.violations_count == 0, found.generate_report()
         page.close()

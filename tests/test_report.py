@@ -29,11 +29,14 @@ class Page(HTMLParser):
         super().__init__()
         self.addresses: list[str] = []
         self.alternatives: list[str] = []
+        self.dark: list[str] = []  # addresses of the pictures for dark pages
         self.feed(text)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         values = dict(attributes)
         self.addresses += [values[key] or "" for key in ("src", "href") if key in values]
+        if tag == "source" and values["media"] == "(prefers-color-scheme: dark)":
+            self.dark.append(values["srcset"] or "")
         if tag == "img":
             self.alternatives.append(values["alt"] or "")
 
@@ -57,6 +60,10 @@ def test_the_page_holds_every_figure_and_loads_nothing(made: Any) -> None:
     assert files.keys() == {"report.html", *(f"{name}.png" for name in names)}
     assert list(made.cwd.iterdir()) == [made.folder]
     prefix = "data:image/png;base64,"
+    assert len(made.page.dark) == len(names)
+    for address in made.page.dark:
+        shown = Image.open(io.BytesIO(base64.b64decode(address[len(prefix) :]))).convert("RGB")
+        assert shown.getpixel((0, 0)) == (0x21, 0x21, 0x24)
     assert all(address.startswith(prefix) for address in made.page.addresses)
     for name, address in zip(names, made.page.addresses, strict=True):
         file = Image.open(files[f"{name}.png"]).convert("RGB")
@@ -75,7 +82,7 @@ def test_the_page_says_what_was_measured_on_which_images(made: Any, smoke: Path)
     with torch.inference_mode():
         logits = load(smoke / CHECKPOINT)(to_pixels(images))
     errors = int((logits.argmax(1) != labels).sum())
-    assert f"<h1>{errors:,} of 10,000 images misread</h1>" in made.text
+    assert f"<h1>{errors:,} of 10,000 MNIST images misread</h1>" in made.text
     assert f"<dd>{1 - errors / 10_000:.2%}</dd>" in made.text
     assert f"<dd>{F.cross_entropy(logits, labels):.4f}</dd>" in made.text
     assert "the 10,000 test images of MNIST" in made.text
@@ -113,7 +120,7 @@ def test_a_file_without_a_run_gives_a_report_without_curves_and_replaces_the_las
     }
     text = Path("mine/report.html").read_text()
     assert "<code>n&lt;m.safetensors</code>" in text
-    assert "no curves" in text and "<th scope=row>hidden</th><td>4</td>" in text
+    assert "How it learned" not in text and "<th scope=row>hidden</th><td>4</td>" in text
 
 
 def test_all_errors_are_listed_by_number(made: Any) -> None:
@@ -164,9 +171,10 @@ def test_a_network_without_mistakes_has_a_report_too(
     monkeypatch.setattr(report, "load", lambda: Knows((2, 2), 4).eval())
     monkeypatch.setattr(report.datasets, "read", lambda *_, **__: (images, answers))
     assert call(monkeypatch, "report") == 0
-    page = Page(Path("report/report.html").read_text())
-    assert any("No image is misread" in text for text in page.alternatives)
-    assert not Path("report/attribution.png").exists()
+    text = Path("report/report.html").read_text()
+    assert "<h1>0 of 200 MNIST images misread</h1>" in text and "All errors" not in text
+    for name in ("mistakes", "attribution"):
+        assert not Path(f"report/{name}.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -174,6 +182,9 @@ def test_a_network_without_mistakes_has_a_report_too(
     [
         (["--ckpt_path", "missing.ckpt"], "error: there is no checkpoint file missing.ckpt"),
         (["--layer", "relu9"], "error: the network has no layer 'relu9'; it has standardize"),
+        (["--picture", "missing.jpg"], "error: missing.jpg: No such file"),
+        (["--picture", "file"], "error: file: not a picture"),
+        (["--picture", "file", "--layer", "relu9"], "error: the network has no layer 'relu9'"),
         (["--layer", ""], "error: the network has no layer ''"),
         (["--output_dir", "file"], "error: file can't be a folder: file is a file"),
         (["--output_dir", "file/below"], "error: file/below can't be a folder: file is a file"),
@@ -193,6 +204,46 @@ def test_a_mistake_gives_one_line_before_the_work_and_leaves_nothing(
     code = call(monkeypatch, "report", *arguments)
     assert isinstance(code, str) and code.startswith(message) and "\n" not in code
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_picture_has_a_page_of_its_own_with_the_maps_of_each_digit(
+    small: list[str], made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report.datasets, "prepare", lambda *_: pytest.fail("it tests nothing"))
+    picture = Path(__file__).parents[1] / "docs/digits/form.jpg"
+    Path("a<b.jpg").write_bytes(picture.read_bytes())
+    arguments = ["--picture", "a<b.jpg", "--layer", "conv2", "--output_dir", "mine"]
+    assert call(monkeypatch, "report", *arguments) == 0
+    page = Page(text := Path("mine/picture.html").read_text())
+    assert "<h1>a&lt;b.jpg reads 2024</h1>" in text
+    assert [title.split(":")[0] for title in page.alternatives[2::2]] == ["conv2"] * 4
+    assert page.alternatives[0].startswith("Read as 2024: ")
+    assert re.findall(r"<tr><td>(\d)<td>(\d)<td>", text) == [*zip("1234", "2024", strict=True)]
+    drawn = {f"{name}_{i}.png" for name in ("feature_maps", "layers") for i in range(1, 5)}
+    files = {path.name for path in Path("mine").iterdir()}
+    assert files == drawn | {"picture.html", "page.png", "evidence.png"}
+    seven = picture.with_name("7.jpg")
+    assert call(monkeypatch, "report", "--picture", seven, "--output_dir", "mine") == 0
+    assert {path.name for path in Path("mine").glob("*_*")} == {
+        "feature_maps_1.png",
+        "layers_1.png",
+    }
+
+
+def test_classes_are_called_by_their_names() -> None:
+    names = report.datasets.CLASSES["FashionMNIST"]
+    images, labels = (part[:50] for part in read_test_set())
+    logits = torch.zeros(50, 10)
+    logits[:, 7] = 5
+    run = {"hyper_parameters": {}, "global_step": 9}
+    text = report._page(
+        "x", "FashionMNIST", ConvNet((2, 2), 4), run, labels, logits, {"curves": ""}
+    )
+    assert re.search(r"<tr><td>\d+<td>ankle boot<td>sneaker<td>9", text)
+    drawings = report._drawings(
+        ConvNet((2, 2), 4), to_pixels(images), labels, logits.softmax(1), None, names
+    )
+    assert "sneaker" in drawings["confusion_matrix"]().texts[0].get_text()
 
 
 def test_help_says_what_it_does(

@@ -20,6 +20,15 @@ from mnist_lightning.files import replace_file
 
 Name = Literal["MNIST", "FashionMNIST", "KMNIST"]
 
+CLASSES: dict[str, tuple[str, ...]] = {
+    "MNIST": tuple("0123456789"),
+    "FashionMNIST": (
+        *("T-shirt", "trouser", "pullover", "dress", "coat"),
+        *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+    ),
+    "KMNIST": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),  # hiragana
+}
+
 ARCHIVES = Path(__file__).parent / "archives"  # MNIST's own, with their license
 TRAIN, TEST = (
     (f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz") for part in ("train", "t10k")

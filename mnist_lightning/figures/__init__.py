@@ -5,23 +5,28 @@ from mnist_lightning.figures.evaluation import (
     attribution,
     class_accuracy,
     confusion_matrix,
+    evidence,
     mistakes,
+    page,
     reliability,
 )
 from mnist_lightning.figures.learned import augmentation, feature_maps, filters, layers
-from mnist_lightning.figures.style import on_dark_pages, to_array, to_png, without_title
+from mnist_lightning.figures.style import are_long, on_dark_pages, to_array, to_png, without_title
 
 __all__ = [
+    "are_long",
     "attribution",
     "augmentation",
     "class_accuracy",
     "confusion_matrix",
     "curves",
+    "evidence",
     "feature_maps",
     "filters",
     "layers",
     "mistakes",
     "on_dark_pages",
+    "page",
     "reliability",
     "to_array",
     "to_png",

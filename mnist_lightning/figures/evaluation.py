@@ -1,5 +1,6 @@
 """Where a network errs, and how sure it is."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,7 +9,9 @@ from torch import Tensor, nn
 
 from mnist_lightning.figures.measures import integrated_gradients, wilson_interval, worst
 from mnist_lightning.figures.style import (
+    DIGITS,
     PIXELS,
+    are_long,
     diverging,
     figure_of_tiles,
     house_style,
@@ -23,12 +26,13 @@ if TYPE_CHECKING:
 
 
 @house_style()
-def confusion_matrix(predicted: Tensor, labels: Tensor) -> "Figure":
+def confusion_matrix(predicted: Tensor, labels: Tensor, names: Sequence[str] = DIGITS) -> "Figure":
     """Return a figure of the confusion matrix: how often each class is read as which.
 
     Args:
         predicted: int `(N,)`, 0 to 9.
         labels: int `(N,)`, 0 to 9.
+        names: Of the classes.
 
     Returns:
         One panel with the counts; only mistakes are colored.
@@ -40,7 +44,7 @@ def confusion_matrix(predicted: Tensor, labels: Tensor) -> "Figure":
     most = int(mistakes.max())
     true, read = divmod(int(mistakes.argmax()), 10)
 
-    often = f", most often {true} as {read} ({most:,} times)" if most > 1 else ""
+    often = f", most often {names[true]} as {names[read]} ({most:,} times)" if most > 1 else ""
     figure = new_figure(
         (5.6, 5.6),
         f"{int(mistakes.sum()):,} of {len(labels):,} misread{often}",
@@ -62,8 +66,10 @@ def confusion_matrix(predicted: Tensor, labels: Tensor) -> "Figure":
             color = palette().paper if count > 0.5 * most else palette().ink
             axes.text(column, row, f"{count:,}", ha="center", va="center", color=color)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(range(10))
+        axis.set_ticks(range(10), names)
         axis.set_ticks(np.arange(0.5, 9), minor=True)
+    if are_long(names):
+        axes.tick_params(axis="x", labelrotation=90)
     axes.grid(which="minor")
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
@@ -73,12 +79,13 @@ def confusion_matrix(predicted: Tensor, labels: Tensor) -> "Figure":
 
 
 @house_style()
-def class_accuracy(predicted: Tensor, labels: Tensor) -> "Figure":
+def class_accuracy(predicted: Tensor, labels: Tensor, names: Sequence[str] = DIGITS) -> "Figure":
     """Return a figure of each class's accuracy with its 95% interval.
 
     Args:
         predicted: int `(N,)`, 0 to 9.
         labels: int `(N,)`, 0 to 9.
+        names: Of the classes.
 
     Returns:
         One panel with a dot for each class that has images.
@@ -92,8 +99,8 @@ def class_accuracy(predicted: Tensor, labels: Tensor) -> "Figure":
 
     figure = new_figure(
         (7.5, 4.0),
-        f"{hardest} is the hardest, {100 * accuracies.min():.2f}%; "
-        f"{easiest} the easiest, {100 * accuracies.max():.2f}%",
+        f"{names[hardest]} is the hardest, {100 * accuracies.min():.2f}%; "
+        f"{names[easiest]} the easiest, {100 * accuracies.max():.2f}%",
         "share of each class's images read right, with its 95% interval",
     )
     axes = figure.subplots()
@@ -109,7 +116,7 @@ def class_accuracy(predicted: Tensor, labels: Tensor) -> "Figure":
             size=9,
             color=palette().gray,
         )
-    axes.set_yticks(range(10))
+    axes.set_yticks(range(10), names)
     axes.invert_yaxis()
     axes.grid(axis="x")
     axes.set_xlim(right=100 + 0.02 * (100 - 100 * low.min()))
@@ -120,7 +127,13 @@ def class_accuracy(predicted: Tensor, labels: Tensor) -> "Figure":
 
 
 @house_style()
-def mistakes(pixels: Tensor, labels: Tensor, probabilities: Tensor, num: int = 24) -> "Figure":
+def mistakes(
+    pixels: Tensor,
+    labels: Tensor,
+    probabilities: Tensor,
+    num: int = 24,
+    names: Sequence[str] = DIGITS,
+) -> "Figure":
     """Return a figure of misread images, the most confident mistakes first.
 
     Args:
@@ -128,6 +141,7 @@ def mistakes(pixels: Tensor, labels: Tensor, probabilities: Tensor, num: int = 2
         labels: int `(N,)`, the true classes.
         probabilities: float `(N, 10)`.
         num: Most images to show.
+        names: Of the classes.
 
     Returns:
         One panel with a tile for each, and below it the two classes and their probabilities.
@@ -141,15 +155,15 @@ def mistakes(pixels: Tensor, labels: Tensor, probabilities: Tensor, num: int = 2
         else "No image is misread",
         "what each was read as, what it is, and the probabilities of the two",
         pixels[order, 0],
-        6,
+        4 if are_long(names) else 6,
         (15, 9),
         **PIXELS,
     )
     for index, (x, y) in zip(order.tolist(), corners, strict=True):
         true, read = int(labels[index]), int(probabilities[index].argmax())
         lines = [
-            f"read {read}  {percent(float(probabilities[index, read]))}",
-            f"is {true}  {percent(float(probabilities[index, true]))}",
+            f"read {names[read]}  {percent(float(probabilities[index, read]))}",
+            f"is {names[true]}  {percent(float(probabilities[index, true]))}",
         ]
         for line, (text, color) in enumerate(
             zip(lines, (palette().vermilion, palette().blue), strict=True)
@@ -170,7 +184,12 @@ def mistakes(pixels: Tensor, labels: Tensor, probabilities: Tensor, num: int = 2
 
 @house_style()
 def attribution(
-    network: nn.Module, pixels: Tensor, labels: Tensor, probabilities: Tensor, num: int = 6
+    network: nn.Module,
+    pixels: Tensor,
+    labels: Tensor,
+    probabilities: Tensor,
+    num: int = 6,
+    names: Sequence[str] = DIGITS,
 ) -> "Figure":
     """Return a figure of which pixels supported the wrong class and which the true one.
 
@@ -180,27 +199,120 @@ def attribution(
         labels: int `(N,)`, the true classes.
         probabilities: float `(N, 10)`, the network's.
         num: Most images to show, the most confident mistakes.
+        names: Of the classes.
 
     Returns:
         Two rows of tiles: the images, and `integrated_gradients` of the predicted class's logit
         less the true one's, each on its own scale around 0.
     """
     order = worst(probabilities, labels)[:num]
-    predicted = probabilities.argmax(dim=1)
-    maps = integrated_gradients(network, pixels[order], predicted[order], labels[order])[:, 0]
-    maps = maps / maps.abs().amax(dim=(1, 2), keepdim=True)
-
-    figure = new_figure(
-        (7.5, 3.5),
+    predicted, true = probabilities[order].argmax(dim=1), labels[order]
+    separator = ",\n" if are_long(names) else ", "
+    return _evidence(
         "What spoke for the wrong class, and what for the true one",
         "vermilion ink spoke for what the image was read as, blue for what it is",
+        network,
+        pixels[order],
+        (predicted, true),
+        [
+            f"read {names[first]}{separator}is {names[second]}"
+            for first, second in zip(predicted.tolist(), true.tolist(), strict=True)
+        ],
     )
+
+
+@house_style()
+def evidence(
+    network: nn.Module, pixels: Tensor, probabilities: Tensor, names: Sequence[str] = DIGITS
+) -> "Figure":
+    """Return a figure of which pixels supported the answer and which the second guess.
+
+    Args:
+        network: In eval mode.
+        pixels: float `(N, 1, H, W)` in [0, 1].
+        probabilities: float `(N, 10)`, the network's.
+        names: Of the classes.
+
+    Returns:
+        As `attribution`, of the most probable class's logit less the second one's.
+    """
+    first, second = probabilities.topk(2, dim=1).indices.T
+    separator = ",\nnot " if are_long(names) else ", not "
+    return _evidence(
+        "What spoke for each answer, and what for the second guess",
+        "vermilion ink spoke for what the image was read as, blue for the second guess",
+        network,
+        pixels,
+        (first, second),
+        [
+            names[one] + separator + names[other]
+            for one, other in zip(first.tolist(), second.tolist(), strict=True)
+        ],
+    )
+
+
+@house_style()
+def page(
+    picture: np.ndarray,
+    boxes: Sequence[Sequence[int]],
+    texts: Sequence[str],
+    title: str,
+) -> "Figure":
+    """Return a figure of a picture with a box around each digit, and its text above.
+
+    Args:
+        picture: uint8 `(H, W)` or `(H, W, 3)`.
+        boxes: Left, top, right and bottom of each, in pixels.
+        texts: As many.
+        title: The figure's.
+    """
+    from matplotlib.patches import Rectangle
+
+    height, width = picture.shape[:2]
+    inches = min(7.26, 6 * width / height)
+    figure = new_figure(
+        (7.5, 0.9 + inches * height / width), title, "a box around each digit that was found"
+    )
+    axes = figure.subplots()
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+    axes.axis("off")
+    axes.set_anchor("NW")
+    for (left, top, right, bottom), text in zip(boxes, texts, strict=True):
+        size = right - left, bottom - top
+        axes.add_patch(Rectangle((left, top), *size, fill=False, color=palette().vermilion, lw=1.5))
+        axes.annotate(
+            text,
+            (left, top),
+            (0, 2),
+            textcoords="offset points",
+            va="bottom",
+            color=palette().paper,
+            bbox={"facecolor": palette().vermilion, "linewidth": 0, "pad": 1.5},
+        )
+    return figure
+
+
+def _evidence(
+    title: str,
+    subtitle: str,
+    network: nn.Module,
+    pixels: Tensor,
+    classes: tuple[Tensor, Tensor],
+    texts: list[str],
+) -> "Figure":
+    maps = integrated_gradients(network, pixels, *classes)[:, 0]
+    maps = maps / maps.abs().amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+    columns = max(6, len(pixels))
+    lines = max(text.count("\n") for text in texts)
+    figure = new_figure((7.5, 1.0 + 15 / columns + 0.4 * lines), title, subtitle)
     above, below = figure.subplots(2, 1)
-    corners = show_tiles(above, pixels[order, 0], num, **PIXELS)
-    show_tiles(below, maps, num, cmap=diverging(), vmin=-0.6, vmax=0.6)
-    for index, (x, _) in zip(order.tolist(), corners, strict=True):
-        text = f"read {int(predicted[index])}, is {int(labels[index])}"
+    corners = show_tiles(above, pixels[:, 0], columns, **PIXELS)
+    show_tiles(below, maps, columns, cmap=diverging(), vmin=-0.6, vmax=0.6)
+    for text, (x, _) in zip(texts, corners, strict=True):
         below.text(x + 14, 31, text, ha="center", va="top")
+    for axes in (above, below):
+        axes.set_xlim(-0.5, 30 * columns - 2.5)
+        axes.set_anchor("NW")
     return figure
 
 

@@ -6,7 +6,7 @@ on black. Digits stand for classes, unless a figure is told their names.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -38,8 +38,11 @@ class Palette:
 
 LIGHT = Palette()
 DARK = Palette("#212124", "#ececea", "#a4a4a4", "#3c3c41", "#303035", "#4ba6e0", "#f47a30")
-BLUE, VERMILION, GRAY, INK = LIGHT.blue, LIGHT.vermilion, LIGHT.gray, LIGHT.ink
+BLUE, VERMILION = LIGHT.blue, LIGHT.vermilion
+INK, GRAY, PALE = LIGHT.ink, LIGHT.gray, LIGHT.pale
 _palette = ContextVar("palette", default=LIGHT)
+
+DIGITS = tuple("0123456789")  # the names of the classes, unless they have others
 
 PAD = 0.12  # inches around a figure's parts
 TITLE = PAD + 0.42  # inches that its title and the line below take
@@ -67,6 +70,11 @@ PARTS = {
     "gray": ["axes.titlecolor", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"],
     "ink": ["xtick.labelcolor", "ytick.labelcolor", "text.color"],
 }
+
+
+def are_long(names: Sequence[str]) -> bool:
+    """Return whether the names of classes are words."""
+    return max(map(len, names)) > 3
 
 
 def palette() -> Palette:
