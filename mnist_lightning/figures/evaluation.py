@@ -271,7 +271,7 @@ def page(
     height, width = picture.shape[:2]
     inches = min(7.26, 6 * width / height)
     figure = new_figure(
-        (7.5, 0.9 + inches * height / width), title, "a box around each digit that was found"
+        (7.5, 0.7 + inches * height / width), title, "a box around each digit that was found"
     )
     axes = figure.subplots()
     axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
