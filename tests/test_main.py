@@ -23,7 +23,7 @@ def test_help_lists_every_command_with_a_line_each(
         commands_ = [*front_door.TRAINING, *front_door.USE]
         assert names[: len(commands_)] == commands_
     files = {path.stem for path in Path(str(commands.__file__)).parent.glob("[a-z]*.py")}
-    assert files - {"terminal", "formats", "server"} == set(front_door.USE)
+    assert files - {"terminal", "formats", "requests", "server"} == set(front_door.USE)
 
 
 def test_every_command_has_help_of_its_own(
