@@ -50,7 +50,7 @@ ORDER = {
         "module",
     ],
     "figures": ["style", "measures", "learned", "evaluation", "curves", "__init__"],
-    "reading": ["picture", "forms", "ink", "convention", "cuts", "segments", "reader"],
+    "reading": ["windows", "picture", "forms", "ink", "convention", "cuts", "segments", "reader"],
     "training": [
         "progress",
         "record",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mnist_lightning.reading.ink import find_ink, stroke_width
 from mnist_lightning.reading.picture import fit, flatten
+from mnist_lightning.reading.windows import dilate
 
 LARGEST = 240  # pixels of a digit's long side before it is scaled to 20
 MIN_STROKE = 2.0  # pixels of the 20; 1 in 20 of MNIST's training images has a thinner one
@@ -59,7 +60,7 @@ def place(ink: np.ndarray) -> np.ndarray:
     pixel = max(ink.shape) / 20  # one of the 20, in pixels of `ink`
     growth = max(0, round((MIN_STROKE * pixel - stroke_width(ink)) / 2))
     if growth:  # scaling would turn a thin stroke pale
-        ink = ndimage.maximum_filter(np.pad(ink, growth), 2 * growth + 1)
+        ink = dilate(np.pad(ink, growth), 2 * growth + 1, 2 * growth + 1)
     small = np.asarray(fit(Image.fromarray(ink), 20)).clip(0, 1)  # bicubic scaling overshoots
     height, width = small.shape
     corner = 14 - np.array(ndimage.center_of_mass(small))

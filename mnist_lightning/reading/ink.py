@@ -10,6 +10,7 @@ from scipy import ndimage
 from mnist_lightning.errors import UserError
 from mnist_lightning.reading.forms import find_lines, text_height, without_desk
 from mnist_lightning.reading.picture import fit
+from mnist_lightning.reading.windows import dilate, erode
 
 SIDE = 192  # pixels of a picture's long side when its ink is searched
 HEIGHT = 120  # pixels of the writing's height when it is read
@@ -128,14 +129,14 @@ def _look(
         The ink and the paper.
     """
     if max(picture.size) > 3 * side:  # a thin pen would vanish in the mean of so many pixels
-        picture = fit(picture, 3 * side).filter(ImageFilter.MinFilter(3))
+        picture = Image.fromarray(erode(np.asarray(fit(picture, 3 * side)), 3, 3))
     smooth = np.atleast_3d(np.asarray(fit(picture, side).filter(ImageFilter.BoxBlur(1))))
     paper = _close(smooth)
     if from_afar:  # where the window is too narrow for solid ink; its edges are blurred
         height, width, _ = smooth.shape
         blur = 2 * round(max(1, max(height, width) / max(from_afar.size))) + 1
         wide = np.atleast_3d(np.asarray(from_afar.resize((width, height))))
-        paper = np.maximum(paper, ndimage.minimum_filter(wide, (blur, blur, 1)))
+        paper = np.maximum(paper, erode(wide, blur, blur))
     # As a fraction of the paper's brightness, since ink is as dark in the shadow; over all colors,
     # since yellow ink is dark in blue only.
     depth = _length(paper - smooth) / _length(paper).clip(8)
@@ -162,7 +163,7 @@ def _look(
     core = parts > 0
     # From a quarter to three quarters of full ink, so that edges stay soft.
     ink = (2 * depth / np.median(depth[core]) - 0.5).clip(0, 1)
-    ink *= ndimage.maximum_filter(core, 2 * CELL + 1) & ~lines
+    ink *= dilate(core, 2 * CELL + 1, 2 * CELL + 1) & ~lines
     return Ink(ink.astype(np.float32), parts, lines), Image.fromarray(paper.squeeze())
 
 
@@ -174,9 +175,8 @@ def _close(pixels: np.ndarray) -> np.ndarray:
     Args:
         pixels: uint8 `(H, W, C)`.
     """
-    window = (2 * REACH + 1, 2 * REACH + 1, 1)
-    wide = ndimage.maximum_filter(pixels, window, mode="constant", cval=0)
-    return ndimage.minimum_filter(wide, window, mode="constant", cval=255)
+    window = 2 * REACH + 1, 2 * REACH + 1
+    return erode(dilate(pixels, *window), *window)
 
 
 def _length(values: np.ndarray) -> np.ndarray:
@@ -201,15 +201,16 @@ def _large_parts(weights: np.ndarray) -> np.ndarray:
         int32 `(H, W)`, labels.
     """
     parts, num = ndimage.label(weights > 0, CORNERS)
-    sums = np.bincount(parts.ravel(), weights.ravel())
+    inked = np.flatnonzero(parts)
+    of = parts.ravel()[inked]
+    sums = np.bincount(of, weights.ravel()[inked], num + 1)
     sums[np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))] /= 40
     height, width = weights.shape
     padding = ((0, -height % CELL), (0, -width % CELL))
     cells = np.pad(parts, padding).reshape(-(-height // CELL), CELL, -1, CELL).max((1, 3))
     groups, _ = ndimage.label(cells > 0, CORNERS)
-    rows, columns = np.nonzero(parts)
     group_of = np.zeros(num + 1, int)
-    group_of[parts[rows, columns]] = groups[rows // CELL, columns // CELL]
+    group_of[of] = groups[inked // width // CELL, inked % width // CELL]
     together = np.bincount(group_of, sums)[group_of]
     return parts * (together >= 0.05 * sums.max())[parts]
 

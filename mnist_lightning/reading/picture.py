@@ -291,9 +291,11 @@ def flatten(picture: Image.Image) -> Image.Image:
         picture = picture.convert("RGBA")
         color = _background(picture)
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, color), picture)
+    if picture.mode in ("1", "L"):
+        return picture.convert("L")
     picture = picture.convert("RGB")
-    pixels = np.asarray(picture)
-    is_gray = bool((pixels == pixels[..., :1]).all())
+    red, green, blue = np.moveaxis(np.asarray(picture), 2, 0)
+    is_gray = np.array_equal(red, green) and np.array_equal(green, blue)
     return picture.convert("L") if is_gray else picture  # a third of the work
 
 

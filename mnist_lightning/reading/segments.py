@@ -16,6 +16,7 @@ from mnist_lightning.errors import UserError
 from mnist_lightning.reading.convention import place
 from mnist_lightning.reading.cuts import find_cuts
 from mnist_lightning.reading.ink import Ink, stroke_width
+from mnist_lightning.reading.windows import dilate
 
 MOST_PARTS = 500  # large ones; a full page has fewer
 LARGE = 0.4  # of the tallest part's height; a small part is no digit by itself
@@ -223,7 +224,7 @@ def spaces(line: list[Segment], ink: Ink) -> list[bool]:
 def _parts(ink: Ink) -> list[Part]:
     parts = []
     # Soft edges belong to the part that they lie beside.
-    grown = ndimage.grey_dilation(ink.parts, size=(5, 5))
+    grown = dilate(ink.parts, 5, 5)
     grown = np.where(ink.parts > 0, ink.parts, grown)
     places = ndimage.find_objects(grown)
     if sum(place is not None for place in places) > 10 * MOST_PARTS:
