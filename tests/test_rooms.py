@@ -50,7 +50,17 @@ ORDER = {
         "module",
     ],
     "figures": ["style", "measures", "learned", "evaluation", "curves", "__init__"],
-    "reading": ["windows", "picture", "forms", "ink", "convention", "cuts", "segments", "reader"],
+    "reading": [
+        "windows",
+        "picture",
+        "forms",
+        "ink",
+        "convention",
+        "cuts",
+        "lines",
+        "segments",
+        "reader",
+    ],
     "training": [
         "progress",
         "record",

@@ -87,3 +87,17 @@ def test_a_part_may_stay_whole_however_many_cuts_there_are(
     blot = Image.new("L", (300, 160), 255)
     ImageDraw.Draw(blot).rectangle((60, 60, 240, 100), 0)
     assert len(read(blot, load()).digits) == 1
+
+
+def test_a_broken_digit_stays_together_however_many_cuts_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def find_cuts(ink: np.ndarray, height: float) -> list[tuple[np.ndarray, float]]:
+        return [(np.full(len(ink), 8 + i), 2.0) for i in range(16)]
+
+    monkeypatch.setattr("mnist_lightning.reading.segments.find_cuts", find_cuts)
+    zero = Image.new("L", (200, 200), 255)
+    draw = ImageDraw.Draw(zero)
+    draw.ellipse((60, 40, 140, 160), None, 0, 12)
+    draw.rectangle((94, 0, 106, 200), 255)
+    assert read(zero, load()).text == "0"

@@ -43,22 +43,25 @@ def to_mnist(picture: Image.Image) -> Tensor:
     ink = find_ink(picture)
     rows, columns = np.nonzero(ink.parts)
     whole = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
-    return torch.from_numpy(place(ink.depth[whole]))
+    depth = ink.depth[whole]
+    return torch.from_numpy(place(depth, stroke_width(depth)))
 
 
-def place(ink: np.ndarray) -> np.ndarray:
+def place(ink: np.ndarray, stroke: float) -> np.ndarray:
     """Scale a digit to 20 pixels and center it in 28x28, its strokes no thinner than MNIST's.
 
     Args:
         ink: float32 `(H, W)`, 0 for the paper to 1 for full ink; the digit fills it.
+        stroke: Its `stroke_width`.
 
     Returns:
         uint8 `(28, 28)`.
     """
     if max(ink.shape) > LARGEST:  # widening strokes would take long
         ink = np.asarray(fit(Image.fromarray(ink), LARGEST))
+        stroke = stroke_width(ink)
     pixel = max(ink.shape) / 20  # one of the 20, in pixels of `ink`
-    growth = max(0, round((MIN_STROKE * pixel - stroke_width(ink)) / 2))
+    growth = max(0, round((MIN_STROKE * pixel - stroke) / 2))
     if growth:  # scaling would turn a thin stroke pale
         ink = dilate(np.pad(ink, growth), 2 * growth + 1, 2 * growth + 1)
     small = np.asarray(fit(Image.fromarray(ink), 20)).clip(0, 1)  # bicubic scaling overshoots

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from mnist_lightning.errors import UserError
-from mnist_lightning.reading.convention import as_it_is
-from mnist_lightning.reading.ink import find_ink
 from mnist_lightning.reading.picture import Source, flatten, to_bytes, to_picture
-from mnist_lightning.reading.segments import find_segments, spaces
+from mnist_lightning.reading.segments import Segment, find_segments
 
 Network = Callable[[Tensor], Tensor]
 
@@ -115,25 +112,23 @@ def read(source: Source | Image.Image | np.ndarray | Tensor, network: Network) -
 
 
 def _read(picture: Image.Image, network: Network) -> Page:
-    image = as_it_is(picture)
-    if image is not None:
-        rows, columns = np.nonzero(image)
-        box = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
-        probabilities = _classify(torch.from_numpy(image)[None], network)[0]
-        reading = _reading(image, probabilities, network, tuple(int(side) for side in box))
-        return Page(str(reading), (reading,))
-    ink = find_ink(picture)
-    lines, digits = [], []
-    classify = partial(_classify, network=network)
-    for segments in find_segments(ink, lambda images: classify(torch.from_numpy(images))):
-        text = ""
-        for segment, has_space in zip(segments, spaces(segments, ink), strict=True):
-            place = tuple(round(side) for side in ink.in_picture(segment.box))
-            reading = _reading(segment.image, segment.probabilities, network, place)
-            digits.append(reading)
-            text += f" {reading}" if has_space else str(reading)
-        lines.append(text)
-    return Page("\n".join(lines), tuple(digits))
+    search = find_segments(picture)
+    images = next(search)
+    while True:
+        try:
+            images = search.send(_classify(torch.from_numpy(images), network))
+        except StopIteration as done:
+            return _page(done.value, network)
+
+
+def _page(lines: list[list[Segment]], network: Network) -> Page:
+    digits, text = [], ""
+    for line in lines:
+        for segment in line:
+            digits.append(_reading(segment.image, segment.probabilities, network, segment.box))
+            text += f" {digits[-1]}" if segment.after_gap else str(digits[-1])
+        text += "\n"
+    return Page(text[:-1], tuple(digits))
 
 
 def read_images(images: Tensor | np.ndarray, network: Network) -> list[Reading]:

@@ -1,4 +1,4 @@
-"""A picture's ink -> lines of writing, cut into digits as a network reads them best.
+"""A picture -> its digits, cut apart as a network reads them best.
 
 Ink that hangs together is a part. A digit may consist of several parts, and digits that touch are
 one. So parts are cut where little ink is crossed, runs of neighboring pieces are proposed as
@@ -6,27 +6,22 @@ digits, the network reads them all, and the row of digits that it is surest of i
 over-segmentation of LeCun et al., Gradient-based learning applied to document recognition, 1998.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
-from scipy import ndimage
+from PIL import Image
 
-from mnist_lightning.errors import UserError
-from mnist_lightning.reading.convention import place
-from mnist_lightning.reading.cuts import find_cuts
-from mnist_lightning.reading.ink import Ink, stroke_width
-from mnist_lightning.reading.windows import dilate
-
-MOST_PARTS = 500  # large ones; a full page has fewer
-LARGE = 0.4  # of the tallest part's height; a small part is no digit by itself
-SPECK = 0.005  # of a square as high as the line; less ink is left out
+from mnist_lightning.reading.convention import as_it_is, place
+from mnist_lightning.reading.cuts import CUT, find_cuts
+from mnist_lightning.reading.ink import Ink, find_ink
+from mnist_lightning.reading.lines import SPECK, Part, height_of, lines_of
 
 SURE = 0.97  # probability from which on a part is not cut, unless it is wide
 WIDE = 0.9  # of the line's height, in its width
 MOST_TO_CUT = 6  # times their lines' height, in the widths of all parts to cut; else none is
 
-THICKEST = 0.4  # of a digit's longer side, in the width of its strokes; a dot's is a half
 WIDEST = 1.5  # of the line's height, in a digit's width
 MOST_BORDERS = 24  # from a digit's beginning to its end
 WEIGHT = 2.0  # of a digit's logarithm of probability, beside what the cuts cost
@@ -34,55 +29,28 @@ WEIGHT = 2.0  # of a digit's logarithm of probability, beside what the cuts cost
 GAP = 0.8  # of the line's height, that is a space
 EVEN = 0.2  # of the mean step from digit to digit, as their standard deviation
 
-TOO_MUCH = UserError(f"there are over {MOST_PARTS} marks on the picture: crop to the writing")
-
-# uint8 (N, 28, 28) to probabilities, float (N, 10)
-Classify = Callable[[np.ndarray], np.ndarray]
-
 
 @dataclass(frozen=True, eq=False)
 class Segment:
     """What is read as one digit.
 
     Args:
-        box: Left, top, right and bottom, in the ink's pixels.
+        box: Left, top, right and bottom, in pixels.
         image: uint8 `(28, 28)`.
-        probabilities: float `(10,)`.
+        probabilities: float32 `(10,)`.
+        after_gap: Whether a wide gap comes before it in its line.
     """
 
     box: tuple[int, int, int, int]
     image: np.ndarray
     probabilities: np.ndarray
+    after_gap: bool = False
 
 
-@dataclass(frozen=True, eq=False)
-class Part:
-    """Ink that hangs together, or what of it is proposed as a digit.
-
-    Args:
-        ink: float32 `(H, W)`.
-        left: Where it lies.
-        top: Likewise.
-    """
-
-    ink: np.ndarray
-    left: int
-    top: int
-
-    @property
-    def right(self) -> int:
-        """The column after its last."""
-        return self.left + self.ink.shape[1]
-
-    @property
-    def bottom(self) -> int:
-        """The row after its last."""
-        return self.top + self.ink.shape[0]
-
-    @property
-    def is_dot(self) -> bool:
-        """Whether it is too solid for a digit, even a marker's."""
-        return stroke_width(self.ink) > THICKEST * max(self.ink.shape)
+# Yields images of MNIST's convention, uint8 (N, 28, 28); is sent the network's probabilities for
+# them, float32 (N, 10); and returns lines from top to bottom, of digits from left to right. So
+# the network can read the images of many pictures at once.
+Search = Generator[np.ndarray, np.ndarray, list[list[Segment]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,73 +68,122 @@ class Border:
     cost: float = 0.0
 
 
-def find_segments(ink: Ink, classify: Classify) -> list[list[Segment]]:
-    """Find the digits of each line of writing.
+Pair = tuple[Border, Border]
+
+
+def find_segments(picture: Image.Image) -> Search:
+    """Find the digits of each line of writing in a picture; the boxes are in its own pixels.
 
     Args:
-        ink: Of a picture.
-        classify: The network, images of MNIST's convention to probabilities.
-
-    Returns:
-        Lines from top to bottom, of digits from left to right.
+        picture: In mode RGB or L.
 
     Raises:
-        UserError: If there is too much on the picture to be writing.
+        UserError: If there is no ink, or too much to be writing.
     """
-    lines = _lines(_parts(ink))
-    heights = [_height(line) for line in lines]
-    parts = [(part, height) for line, height in zip(lines, heights, strict=True) for part in line]
-    sure = classify(np.stack([place(part.ink) for part, _ in parts])).max(axis=1)
-    to_cut = {
-        part: part.ink.shape[1] / height
-        for (part, height), probability in zip(parts, sure, strict=True)
-        if not part.is_dot and (probability < SURE or part.ink.shape[1] > WIDE * height)
-    }
-    if sum(to_cut.values()) > MOST_TO_CUT:
-        to_cut = {}
-    borders: list[list[Border]] = []
-    for line, height in zip(lines, heights, strict=True):
-        borders.append([])
-        for number, part in enumerate(line):
-            borders[-1].append(Border(number))
-            if part in to_cut:
-                borders[-1] += [Border(number, *cut) for cut in find_cuts(part.ink, height)]
-        borders[-1].append(Border(len(line)))
+    image = as_it_is(picture)
+    if image is not None:
+        rows, columns = np.nonzero(image)
+        sides = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+        (probabilities,) = yield image[None]
+        left, top, right, bottom = (int(side) for side in sides)
+        return [[Segment((left, top, right, bottom), image, probabilities)]]
+    ink = find_ink(picture)
+    lines: list[list[Segment]] = []
+    for line in (yield from _find_in_ink(ink)):
+        lines.append([])
+        for segment, gap in zip(line, spaces(line, ink), strict=True):
+            left, top, right, bottom = (round(side) for side in ink.in_picture(segment.box))
+            lines[-1].append(replace(segment, box=(left, top, right, bottom), after_gap=gap))
+    return lines
 
-    # What lies between two borders of a line may be a digit.
-    proposed: list[tuple[int, int, int, tuple[int, int, int, int]]] = []
-    images, dots = [], []
-    for i, (line, height) in enumerate(zip(lines, heights, strict=True)):
-        for first, start in enumerate(borders[i]):
-            for last, end in enumerate(borders[i][first + 1 :], first + 1):
-                is_part = start.cut is None and end.cut is None and end.part == start.part + 1
-                whole = line[start.part + 1 : end.part]
-                if whole and whole[-1].right - whole[0].left > WIDEST * height:
-                    break
-                if last - first > MOST_BORDERS and not is_part:
-                    continue
-                between = _between(line, start, end)
-                if between and (is_part or between.ink.shape[1] <= WIDEST * height):
-                    box = between.left, between.top, between.right, between.bottom
-                    proposed.append((i, first, last, box))
-                    images.append(place(between.ink))
-                    dots.append(between.is_dot)
-    answers = classify(np.stack(images))
-    answers[dots] = 0.1  # no digit
-    found = []
-    for i, line_borders in enumerate(borders):
-        # The best way to each border: its cost, and its digits
-        best: list[tuple[float, list[Segment]]] = [(0.0, [])]
-        best += [(np.inf, [])] * (len(line_borders) - 1)
-        for (of, first, last, box), image, answer in zip(proposed, images, answers, strict=True):
-            if of != i:
-                continue
-            cost, way = best[first]
-            cost += line_borders[last].cost - WEIGHT * float(np.log(answer.max()))
-            if cost < best[last][0]:
-                best[last] = cost, [*way, Segment(box, image, answer)]
-        found.append(best[-1][1])
-    return found
+
+def _find_in_ink(ink: Ink) -> Search:
+    """Find the digits of each line; the boxes are in the ink's pixels."""
+    lines = [(line, height_of(line)) for line in lines_of(ink)]
+    borders = [[Border(number) for number in range(len(line) + 1)] for line, _ in lines]
+    known: dict[Pair, Segment | None] = {}
+    ways = yield from _best_ways(lines, borders, known)
+    to_cut: dict[Part, float] = {}
+    for (line, height), ends in zip(lines, borders, strict=True):
+        for part, pair in zip(line, pairwise(ends), strict=True):
+            width, segment = part.ink.shape[1] / height, known[pair]
+            is_sure = segment is not None and segment.probabilities.max() >= SURE
+            if not part.is_dot and (width > WIDE or not is_sure):
+                to_cut[part] = width
+    if sum(to_cut.values()) > MOST_TO_CUT:
+        return [way for _, way in ways]
+    for (line, height), ends, (cost, _) in zip(lines, borders, ways, strict=True):
+        if cost > CUT:
+            cuts = [
+                Border(number, *cut)
+                for number, part in enumerate(line)
+                if part in to_cut
+                for cut in find_cuts(part.ink, height)
+            ]
+            # A cut that costs more than to do without cuts can't be on the best way
+            ends += [cut for cut in cuts if cut.cost <= cost]
+            ends.sort(key=lambda border: border.part)  # which keeps the order of a part's cuts
+    ways = yield from _best_ways(lines, borders, known)
+    return [way for _, way in ways]
+
+
+def _best_ways(
+    lines: list[tuple[list[Part], float]],
+    borders: list[list[Border]],
+    known: dict[Pair, Segment | None],
+) -> Generator[np.ndarray, np.ndarray, list[tuple[float, list[Segment]]]]:
+    """Read what lies between any two borders of a line, and return for each line the best digits.
+
+    Args:
+        lines: Their parts and height.
+        borders: Of each line, from left to right.
+        known: What is read between two borders, None if it is no digit; it is added to.
+
+    Returns:
+        For each line what its digits cost, and these.
+    """
+    asked, images = [], []
+    for (line, height), ends in zip(lines, borders, strict=True):
+        for pair in _pairs(line, height, ends):
+            if pair not in known:
+                known[pair] = None
+                part = _between(line, *pair)
+                if part and (_is_whole(*pair) or part.ink.shape[1] <= WIDEST * height):
+                    images.append(place(part.ink, part.stroke))
+                    box = part.left, part.top, part.right, part.bottom
+                    asked.append((pair, box, part.is_dot))
+    if images:
+        answers = yield np.stack(images)
+        for (pair, box, is_dot), image, answer in zip(asked, images, answers, strict=True):
+            known[pair] = Segment(box, image, np.full_like(answer, 0.1) if is_dot else answer)
+    ways = []
+    for (line, height), ends in zip(lines, borders, strict=True):
+        best: dict[Border, tuple[float, list[Segment]]] = {ends[0]: (0.0, [])}
+        for start, end in _pairs(line, height, ends):
+            segment = known[start, end]
+            if segment:
+                cost, way = best[start]
+                cost += end.cost - WEIGHT * float(np.log(segment.probabilities.max()))
+                if end not in best or cost < best[end][0]:
+                    best[end] = cost, [*way, segment]
+        ways.append(best[ends[-1]])
+    return ways
+
+
+def _pairs(line: list[Part], height: float, borders: list[Border]) -> Iterator[Pair]:
+    """Yield each two borders of a line that a digit may lie between."""
+    for first, start in enumerate(borders):
+        for last, end in enumerate(borders[first + 1 :], first + 1):
+            inner = line[start.part + 1 : end.part]
+            if inner and inner[-1].right - inner[0].left > WIDEST * height:
+                break
+            if last - first <= MOST_BORDERS or _is_whole(start, end):
+                yield start, end
+
+
+def _is_whole(start: Border, end: Border) -> bool:
+    """Return whether a part, and nothing else, lies between two borders."""
+    return start.cut is None and end.cut is None and end.part == start.part + 1
 
 
 def _between(line: list[Part], start: Border, end: Border) -> Part | None:
@@ -219,72 +236,3 @@ def spaces(line: list[Segment], ink: Ink) -> list[bool]:
         columns = np.flatnonzero(between.mean(axis=0) > 0.5)
         wide[i] = (np.diff(columns, prepend=-height) > 0.1 * height).sum() != 1
     return [False, *wide.tolist()]
-
-
-def _parts(ink: Ink) -> list[Part]:
-    parts = []
-    # Soft edges belong to the part that they lie beside.
-    grown = dilate(ink.parts, 5, 5)
-    grown = np.where(ink.parts > 0, ink.parts, grown)
-    places = ndimage.find_objects(grown)
-    if sum(place is not None for place in places) > 10 * MOST_PARTS:
-        raise TOO_MUCH
-    for number, where in enumerate(places, start=1):
-        if where:
-            own = np.where(grown[where] == number, ink.depth[where], 0)
-            rows, columns = np.nonzero(ink.parts[where] == number)
-            top, left = rows.min(), columns.min()
-            parts.append(
-                Part(
-                    own[top : rows.max() + 1, left : columns.max() + 1],
-                    int(where[1].start + left),
-                    int(where[0].start + top),
-                )
-            )
-    return parts
-
-
-def _lines(parts: list[Part]) -> list[list[Part]]:
-    """Sort parts into lines of writing, from top to bottom, and each line from left to right.
-
-    Large parts are in a line if they overlap in height, or all but touch one above the other, as
-    halves of a broken digit do. A small part goes with the nearest large one, a speck is left out.
-    """
-    tallest = max(part.ink.shape[0] for part in parts)
-    large = [part for part in parts if part.ink.shape[0] >= LARGE * tallest]
-    if len(large) > MOST_PARTS:
-        raise TOO_MUCH
-    tops, bottoms, lefts, rights = np.array([(p.top, p.bottom, p.left, p.right) for p in large]).T
-    heights = bottoms - tops
-    down, least_height = _overlaps(tops, bottoms)
-    across, least_width = _overlaps(lefts, rights)
-    beside = down >= 0.5 * least_height
-    above = (across >= 0.5 * least_width) & (down > -0.08 * (heights[:, None] + heights))
-    near = (beside | above).astype(np.float32)
-    while ((further := (near @ near > 0).astype(np.float32)) != near).any():
-        near = further
-    line_of = near.argmax(axis=1)
-    lines: dict[int, list[Part]] = {}
-    for part in parts:
-        aside = np.maximum(lefts - part.right, part.left - rights).clip(0)
-        away = np.maximum(tops - part.bottom, part.top - bottoms).clip(0)
-        # A large part is the nearest to itself, also if it lies within another's box.
-        middle = np.abs(tops + bottoms - part.top - part.bottom) / 1000
-        nearest = int((np.hypot(aside, away) + middle).argmin())
-        if part.ink.sum() >= SPECK * heights[nearest] ** 2:
-            lines.setdefault(int(line_of[nearest]), []).append(part)
-    rows = sorted(lines.values(), key=lambda line: np.mean([p.top + p.bottom for p in line]))
-    return [sorted(row, key=lambda part: part.left + part.right) for row in rows]
-
-
-def _overlaps(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return how far each two of N ranges overlap, and the shorter one's length, `(N, N)` each."""
-    lengths = high - low
-    overlaps = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
-    return overlaps, np.minimum(lengths[:, None], lengths)
-
-
-def _height(line: list[Part]) -> float:
-    """Return a line's height, in pixels: the mean of the taller half of its parts."""
-    heights = np.sort([part.ink.shape[0] for part in line])
-    return float(heights[len(heights) // 2 :].mean())
