@@ -10,7 +10,6 @@ light.
 import numpy as np
 import torch
 from PIL import Image
-from scipy import ndimage
 from torch import Tensor
 
 from mnist_lightning.reading.ink import find_ink, stroke_width
@@ -66,7 +65,7 @@ def place(ink: np.ndarray, stroke: float) -> np.ndarray:
         ink = dilate(np.pad(ink, growth), 2 * growth + 1, 2 * growth + 1)
     small = np.asarray(fit(Image.fromarray(ink), 20)).clip(0, 1)  # bicubic scaling overshoots
     height, width = small.shape
-    corner = 14 - np.array(ndimage.center_of_mass(small))
+    corner = 14 - np.array(_center_of_mass(small))
     row, column = corner.round().astype(int).clip(0, (28 - height, 28 - width))
     image = np.zeros((28, 28), np.uint8)
     image[row : row + height, column : column + width] = (255 * small).round()
@@ -92,4 +91,12 @@ def _keeps_convention(image: np.ndarray) -> bool:
     ink = np.argwhere(image)
     if not len(ink) or np.ptp(ink, axis=0).max() >= 20:
         return False
-    return all(abs(center - 14) <= 0.5 for center in ndimage.center_of_mass(image))
+    return all(abs(center - 14) <= 0.5 for center in _center_of_mass(image))
+
+
+def _center_of_mass(image: np.ndarray) -> tuple[float, float]:
+    height, width = image.shape
+    mass = image.sum()
+    row = (image * np.arange(float(height))[:, None]).sum() / mass
+    column = (image * np.arange(float(width))).sum() / mass
+    return row, column

@@ -217,4 +217,11 @@ def _large_parts(weights: np.ndarray) -> np.ndarray:
 
 def stroke_width(ink: np.ndarray) -> float:
     """Return the mean width of strokes: a long one of width w has an area of w for 2 of edge."""
-    return float(2 * ink.sum() / np.hypot(*np.gradient(np.pad(ink, 1))).sum())
+    padded = np.zeros((ink.shape[0] + 2, ink.shape[1] + 2), ink.dtype)
+    padded[1:-1, 1:-1] = ink
+    down, across = np.empty_like(padded), np.empty_like(padded)  # as np.gradient, in a third
+    for change, values in ((down, padded), (across.T, padded.T)):
+        change[0], change[-1] = values[1], -values[-2]
+        np.subtract(values[2:], values[:-2], out=change[1:-1])
+        change[1:-1] /= 2
+    return float(2 * ink.sum() / np.hypot(down, across).sum())

@@ -69,6 +69,7 @@ class Border:
 
 
 Pair = tuple[Border, Border]
+Way = tuple[float, list[Segment]]  # what digits cost, and these
 
 
 def find_segments(picture: Image.Image) -> Search:
@@ -102,7 +103,7 @@ def _find_in_ink(ink: Ink) -> Search:
     lines = [(line, height_of(line)) for line in lines_of(ink)]
     borders = [[Border(number) for number in range(len(line) + 1)] for line, _ in lines]
     known: dict[Pair, Segment | None] = {}
-    ways = yield from _best_ways(lines, borders, known)
+    ways = yield from _best_ways(lines, borders, known, 0, [(np.inf, [])] * len(lines))
     to_cut: dict[Part, float] = {}
     for (line, height), ends in zip(lines, borders, strict=True):
         for part, pair in zip(line, pairwise(ends), strict=True):
@@ -111,7 +112,7 @@ def _find_in_ink(ink: Ink) -> Search:
             if not part.is_dot and (width > WIDE or not is_sure):
                 to_cut[part] = width
     if sum(to_cut.values()) > MOST_TO_CUT:
-        return [way for _, way in ways]
+        to_cut = {}
     for (line, height), ends, (cost, _) in zip(lines, borders, ways, strict=True):
         if cost > CUT:
             cuts = [
@@ -120,10 +121,10 @@ def _find_in_ink(ink: Ink) -> Search:
                 if part in to_cut
                 for cut in find_cuts(part.ink, height)
             ]
-            # A cut that costs more than to do without cuts can't be on the best way
             ends += [cut for cut in cuts if cut.cost <= cost]
             ends.sort(key=lambda border: border.part)  # which keeps the order of a part's cuts
-    ways = yield from _best_ways(lines, borders, known)
+    for num_cuts in (1, 2):
+        ways = yield from _best_ways(lines, borders, known, num_cuts, ways)
     return [way for _, way in ways]
 
 
@@ -131,20 +132,27 @@ def _best_ways(
     lines: list[tuple[list[Part], float]],
     borders: list[list[Border]],
     known: dict[Pair, Segment | None],
-) -> Generator[np.ndarray, np.ndarray, list[tuple[float, list[Segment]]]]:
+    num_cuts: int,
+    ways: list[Way],
+) -> Generator[np.ndarray, np.ndarray, list[Way]]:
     """Read what lies between any two borders of a line, and return for each line the best digits.
+
+    What is between borders that cost more than a way that is known can't be on the best one.
 
     Args:
         lines: Their parts and height.
         borders: Of each line, from left to right.
         known: What is read between two borders, None if it is no digit; it is added to.
-
-    Returns:
-        For each line what its digits cost, and these.
+        num_cuts: How many of a digit's two borders may be cuts.
+        ways: The best digits of each line so far.
     """
+    pairs = [
+        [pair for pair in _pairs(*line, ends, num_cuts) if pair[0].cost + pair[1].cost <= cost]
+        for line, ends, (cost, _) in zip(lines, borders, ways, strict=True)
+    ]
     asked, images = [], []
-    for (line, height), ends in zip(lines, borders, strict=True):
-        for pair in _pairs(line, height, ends):
+    for (line, height), row in zip(lines, pairs, strict=True):
+        for pair in row:
             if pair not in known:
                 known[pair] = None
                 part = _between(line, *pair)
@@ -152,16 +160,17 @@ def _best_ways(
                     images.append(place(part.ink, part.stroke))
                     box = part.left, part.top, part.right, part.bottom
                     asked.append((pair, box, part.is_dot))
-    if images:
-        answers = yield np.stack(images)
-        for (pair, box, is_dot), image, answer in zip(asked, images, answers, strict=True):
-            known[pair] = Segment(box, image, np.full_like(answer, 0.1) if is_dot else answer)
+    if not images:
+        return ways
+    answers = yield np.stack(images)
+    for (pair, box, is_dot), image, answer in zip(asked, images, answers, strict=True):
+        known[pair] = Segment(box, image, np.full_like(answer, 0.1) if is_dot else answer)
     ways = []
-    for (line, height), ends in zip(lines, borders, strict=True):
-        best: dict[Border, tuple[float, list[Segment]]] = {ends[0]: (0.0, [])}
-        for start, end in _pairs(line, height, ends):
+    for ends, row in zip(borders, pairs, strict=True):
+        best: dict[Border, Way] = {ends[0]: (0.0, [])}
+        for start, end in row:
             segment = known[start, end]
-            if segment:
+            if segment and start in best:
                 cost, way = best[start]
                 cost += end.cost - WEIGHT * float(np.log(segment.probabilities.max()))
                 if end not in best or cost < best[end][0]:
@@ -170,14 +179,16 @@ def _best_ways(
     return ways
 
 
-def _pairs(line: list[Part], height: float, borders: list[Border]) -> Iterator[Pair]:
-    """Yield each two borders of a line that a digit may lie between."""
+def _pairs(line: list[Part], height: float, borders: list[Border], num_cuts: int) -> Iterator[Pair]:
+    """Yield each two borders of a line, `num_cuts` of them cuts at most, around what may be one."""
     for first, start in enumerate(borders):
         for last, end in enumerate(borders[first + 1 :], first + 1):
             inner = line[start.part + 1 : end.part]
             if inner and inner[-1].right - inner[0].left > WIDEST * height:
                 break
-            if last - first <= MOST_BORDERS or _is_whole(start, end):
+            if (start.cut is not None) + (end.cut is not None) <= num_cuts and (
+                last - first <= MOST_BORDERS or _is_whole(start, end)
+            ):
                 yield start, end
 
 
@@ -198,12 +209,12 @@ def _between(line: list[Part], start: Border, end: Border) -> Part | None:
         if number == end.part and end.cut is not None:
             ink = np.where(columns < end.cut[:, None], ink, 0)
         if ink is not part.ink:
-            rows, cols = np.nonzero(ink > 0.5)
-            if len(rows) < SPECK * len(ink) ** 2:
+            inked = ink > 0.5
+            if np.count_nonzero(inked) < SPECK * len(ink) ** 2:
                 return None
-            top, left = rows.min(), cols.min()
-            ink = ink[top : rows.max() + 1, left : cols.max() + 1]
-            part = Part(ink, part.left + int(left), part.top + int(top))
+            rows, cols = (np.flatnonzero(inked.any(axis=axis)) for axis in (1, 0))
+            ink = ink[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+            part = Part(ink, part.left + int(cols[0]), part.top + int(rows[0]))
         inside.append(part)
     if len(inside) == 1:
         return inside[0]
