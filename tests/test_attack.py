@@ -335,7 +335,7 @@ def test_a_picture_that_needs_too_much_memory_leaves_the_others(
         picture = Image.new("L", (int(Path(name).stem),) * 2, 255)
         ImageDraw.Draw(picture).line((25, 10, 25, 40), 0, 5)
         picture.save(name)
-    monkeypatch.setattr("mnist_lightning.reading.reader.find_ink", see)
+    monkeypatch.setattr("mnist_lightning.reading.segments.find_ink", see)
     readings, errors, _ = read_files(names, load())
     assert list(readings) == [(names[0], 1), (names[2], 1)]
     assert errors == {(names[1], 1): "not enough memory for 60x60 pixels"}

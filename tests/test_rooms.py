@@ -59,6 +59,7 @@ ORDER = {
         "cuts",
         "lines",
         "segments",
+        "workers",
         "reader",
     ],
     "training": [

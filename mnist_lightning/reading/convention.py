@@ -7,20 +7,23 @@ others, so `to_mnist` does the same; before, it tells ink from paper, whichever 
 light.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from mnist_lightning.reading.ink import find_ink, stroke_width
 from mnist_lightning.reading.picture import fit, flatten
 from mnist_lightning.reading.windows import dilate
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 LARGEST = 240  # pixels of a digit's long side before it is scaled to 20
 MIN_STROKE = 2.0  # pixels of the 20; 1 in 20 of MNIST's training images has a thinner one
 
 
-def to_mnist(picture: Image.Image) -> Tensor:
+def to_mnist(picture: Image.Image) -> "Tensor":
     """Convert a picture of a digit to an image of MNIST's convention.
 
     An image that already keeps it, as MNIST's own do, is returned unchanged, or inverted if it is
@@ -35,6 +38,8 @@ def to_mnist(picture: Image.Image) -> Tensor:
     Raises:
         UserError: If there is no ink on it.
     """
+    import torch  # half a gigabyte, which worker processes do without
+
     picture = flatten(picture)
     image = as_it_is(picture)
     if image is not None:

@@ -1,8 +1,10 @@
 """A picture, and a network -> what it reads."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -10,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from mnist_lightning.errors import UserError
-from mnist_lightning.reading.picture import Source, flatten, to_bytes, to_picture
-from mnist_lightning.reading.segments import Segment, find_segments
+from mnist_lightning.reading.picture import Source, to_bytes
+from mnist_lightning.reading.segments import Segment
+from mnist_lightning.reading.workers import FEW, search
 
 Network = Callable[[Tensor], Tensor]
 
@@ -86,39 +89,77 @@ class Page:
         return {"text": self.text, "digits": [reading.as_dict() for reading in self.digits]}
 
 
-def read(source: Source | Image.Image | np.ndarray | Tensor, network: Network) -> Page:
+One = Source | Image.Image | np.ndarray | Tensor
+
+
+@overload
+def read(source: One, network: Network) -> Page: ...
+@overload
+def read(source: list[Any] | tuple[Any, ...], network: Network) -> list[Page]: ...
+def read(source: One | list[Any] | tuple[Any, ...], network: Network) -> Page | list[Page]:
     """Read the digits in a picture: one, a number, or lines of numbers.
 
     Args:
         source: A picture file's path or contents, of which the first page is read; a picture that
             Pillow has opened; or an array or tensor, `(H, W)` or `(H, W, 3)`, uint8 or float in
-            [0, 1].
+            [0, 1]. Or a list of these, which are read on all cores.
         network: Pixels, float `(B, 1, 28, 28)` in [0, 1], to logits `(B, 10)`, on the CPU; without
             a `no_digit_below` every image is a digit to it.
 
     Returns:
-        What it reads.
+        What it reads; for a list a list.
 
     Raises:
         UserError: If it is not a picture, or too large, also for the memory, or there is no ink
-            on it, or the network's answer is not finite.
+            on it, or the network's answer is not finite. In a list the first such one is named.
         OSError: If the file can't be read.
     """
-    picture = to_picture(_to_array(source))
-    try:
-        return _read(flatten(picture), network)
-    except MemoryError as error:
-        raise UserError(f"not enough memory for {picture.width}x{picture.height} pixels") from error
-
-
-def _read(picture: Image.Image, network: Network) -> Page:
-    search = find_segments(picture)
-    images = next(search)
-    while True:
+    if not isinstance(source, list | tuple):
+        return _good(next(read_each([source], network))[1])
+    pages = []
+    for number, (one, found) in enumerate(zip(source, read_each(source, network), strict=True)):
         try:
-            images = search.send(_classify(torch.from_numpy(images), network))
-        except StopIteration as done:
-            return _page(done.value, network)
+            pages.append(_good(found[1]))
+        except UserError as error:
+            name = one if isinstance(one, str | os.PathLike) else f"picture {number} of the list"
+            raise UserError(f"{name}: {error}") from error
+    return pages
+
+
+def read_each(
+    sources: Sequence[One], network: Network, all_pages: bool = False
+) -> Iterator[dict[int, Page | Exception]]:
+    """Read pictures one after the other, many of them on all cores.
+
+    Args:
+        sources: See `read`.
+        network: See `read`.
+        all_pages: Whether they are files of which each page is read.
+
+    Yields:
+        For each source what is read, or the error that it can't be read for, by page, from 1; what
+        keeps a file from being opened is page 0.
+    """
+    threads = torch.get_num_threads()
+    if len(sources) > FEW:  # the cores are others' then
+        torch.set_num_threads(1)
+    try:
+        arrays = map(_to_array, sources)
+        for pages in search(arrays, len(sources), partial(_classify, network), all_pages):
+            yield {
+                number: found if isinstance(found, Exception) else _page(found, network)
+                for number, found in pages.items()
+            }
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _good(page: Page | Exception) -> Page:
+    if isinstance(page, MemoryError):
+        raise UserError("not enough memory for the picture") from page
+    if isinstance(page, Exception):
+        raise page
+    return page
 
 
 def _page(lines: list[list[Segment]], network: Network) -> Page:
@@ -152,7 +193,7 @@ def read_images(images: Tensor | np.ndarray, network: Network) -> list[Reading]:
             f"float in [0, 1]; this is {what}; read takes a picture of any size"
         )
     array = np.array(to_bytes(array))  # the readings' own
-    answers = zip(array, _classify(torch.from_numpy(array), network), strict=True)
+    answers = zip(array, _classify(network, array), strict=True)
     return [_reading(image, probabilities, network) for image, probabilities in answers]
 
 
@@ -169,9 +210,10 @@ def _to_array(source: Any) -> Any:
 
 
 @torch.inference_mode()
-def _classify(images: Tensor, network: Network) -> np.ndarray:
+def _classify(network: Network, images: np.ndarray) -> np.ndarray:
     """Return the probabilities, float32 `(N, 10)`, for images, uint8 `(N, 28, 28)`."""
-    parts = [network(part[:, None] / 255).softmax(dim=1) for part in images.split(500)]
+    parts = torch.from_numpy(images).split(500)
+    parts = [network(part[:, None] / 255).softmax(dim=1) for part in parts]
     probabilities = torch.cat(parts)
     if not probabilities.isfinite().all():
         raise UserError("the network's answer is not a number: its weights are not good")
