@@ -248,7 +248,7 @@ def test_too_little_memory_is_no_damage(where: str, monkeypatch: pytest.MonkeyPa
     def fail(*_: object) -> None:
         raise MemoryError
 
-    target = "reader.find_ink" if where == "ink" else f"picture.{where}"
+    target = "segments.find_ink" if where == "ink" else f"picture.{where}"
     monkeypatch.setattr(f"mnist_lightning.reading.{target}", fail)
     with pytest.raises(UserError, match="not enough memory for 90x90 pixels"):
         read(noisy_picture("PNG"), load())

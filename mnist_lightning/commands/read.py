@@ -34,7 +34,7 @@ from mnist_lightning.commands.terminal import make_parser
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import PNG, PNG_METADATA, check_output, is_ours, replace_file
 from mnist_lightning.reading.picture import MAX_PIXELS, decode, flatten, open_pages
-from mnist_lightning.reading.reader import Page, read
+from mnist_lightning.reading.reader import Page, read_each
 from mnist_lightning.text import percent, printable
 
 SUFFIXES = tuple(".png .jpg .jpeg .webp .avif .heic .heif .hif .gif .bmp .tif .tiff".split())
@@ -64,33 +64,47 @@ class Place(NamedTuple):
 
 
 def read_files(
-    names: list[str], network: Callable[[Tensor], Tensor]
+    names: list[str], network: Callable[[Tensor], Tensor], show: bool = False
 ) -> tuple[dict[Place, Page], dict[Place, str], dict[Place, Image.Image]]:
-    """Read picture files.
+    """Read picture files, many of them on all cores.
 
     Args:
         names: Paths; `-` for standard input.
         network: Pixels `(B, 1, 28, 28)` in [0, 1] to logits `(B, 10)`.
+        show: Whether to make thumbnails, for which pictures are decoded again.
 
     Returns:
-        By place: what is read; for what can't be read a line that says why; and of those that were
-        read the picture in RGB, at most two tiles of the contact sheet wide and one high, with a
-        box around each of several digits.
+        By place: what is read; for what can't be read a line that says why; and if asked for those
+        that were read in RGB, at most two tiles of the contact sheet wide and one high, with a box
+        around each of several digits.
     """
-    pages, thumbnails, errors = {}, {}, {}
-    for name in tqdm(names, "read", delay=2, leave=False, disable=None):  # on a terminal, after 2 s
-        place = Place(name, 0)
+    pages: dict[Place, Page] = {}
+    errors: dict[Place, str] = {}
+    thumbnails: dict[Place, Image.Image] = {}
+    sources: dict[str, str | bytes] = {}
+    for name in names:
         try:
-            for picture in open_pages(_standard_input() if name == "-" else name):
-                place = Place(name, place.page + 1)
-                try:
-                    picture = decode(picture)
-                    pages[place] = read(picture, network)
-                    thumbnails[place] = _thumbnail(picture, pages[place])
-                except (UserError, MemoryError) as error:  # the next page may be a good one
-                    errors[place] = _reason(error)
+            sources[name] = _standard_input() if name == "-" else name
         except (UserError, OSError, MemoryError) as error:
-            errors[place._replace(page=place.page and place.page + 1)] = _reason(error)
+            errors[Place(name, 0)] = _reason(error)
+    every = read_each(list(sources.values()), network, all_pages=True)
+    # On a terminal, after 2 seconds
+    bar = tqdm(every, "read", len(sources), delay=2, leave=False, disable=None, unit="file")
+    for (name, source), found in zip(sources.items(), bar, strict=True):
+        for number, page in found.items():
+            if isinstance(page, Exception):
+                errors[Place(name, number)] = _reason(page)
+            else:
+                pages[Place(name, number)] = page
+        if show:
+            place = Place(name, 0)
+            try:
+                for number, picture in enumerate(open_pages(source), start=1):
+                    place = Place(name, number)
+                    if place in pages:
+                        thumbnails[place] = _thumbnail(decode(picture), pages[place])
+            except (UserError, OSError, MemoryError) as error:
+                errors.setdefault(place, _reason(error))
     return pages, errors, thumbnails
 
 
@@ -191,25 +205,26 @@ def contact_sheet(
     """Draw each picture, beside a single digit what the network saw, and below what it read.
 
     Args:
-        pages: By place, one or more.
-        thumbnails: Of the same places, see `read_files`.
-        names: Of the same places, see `labels`.
+        pages: By place.
+        thumbnails: Of these places, one or more, see `read_files`.
+        names: Of these places, see `labels`.
 
     Returns:
         An RGB picture.
     """
-    columns = min(PICTURES_A_ROW, len(pages))
+    columns = min(PICTURES_A_ROW, len(thumbnails))
     width, height = 2 * TILE + 3 * GAP, TILE + TEXT + 2 * GAP
-    rows = -(-len(pages) // columns)
+    rows = -(-len(thumbnails) // columns)
     sheet = Image.new("RGB", (columns * width + 2 * GAP, rows * height + 2 * GAP), "white")
     draw = ImageDraw.Draw(sheet)
     large, small = ImageFont.load_default(44), ImageFont.load_default(15)
-    for i, (place, page) in enumerate(pages.items()):
+    for i, (place, thumbnail) in enumerate(thumbnails.items()):
+        page = pages[place]
         left, top = 2 * GAP + i % columns * width, 2 * GAP + i // columns * height
         is_single = len(page.digits) == 1
         wide = TILE if is_single else 2 * TILE + GAP
         draw.rectangle((left - 1, top - 1, left + wide, top + TILE), "#f1f1f1", "#d0d0d0")
-        sheet.paste(ImageOps.pad(thumbnails[place], (wide, TILE), color="#f1f1f1"), (left, top))
+        sheet.paste(ImageOps.pad(thumbnail, (wide, TILE), color="#f1f1f1"), (left, top))
         text = page.text.replace("\n", " / ")
         least = min(reading.probability for reading in page.digits)
         line = f"{percent(least)} at least"
@@ -294,7 +309,7 @@ def main(arguments: list[str]) -> None:
     if options.show:
         check_output(options.show, PNG, inputs, options.overwrite)
     network = load(*options.ckpt_path)
-    pages, errors, thumbnails = read_files(files, network)
+    pages, errors, thumbnails = read_files(files, network, show=options.show is not None)
     names = labels([*pages, *errors])
 
     code: int | str = 1 if errors else 0
@@ -302,7 +317,7 @@ def main(arguments: list[str]) -> None:
         if options.output:
             write = to_csv if options.output.suffix == ".csv" else to_json
             replace_file(options.output, write(pages, errors))
-        if options.show and pages:
+        if thumbnails:
             png, mark = io.BytesIO(), PngInfo()
             for key, value in PNG_METADATA.items():
                 mark.add_text(key, value)

@@ -60,14 +60,13 @@ def search(
     rest = iter(sources)
     chunks = iter(lambda: list(islice(rest, AT_ONCE)), [])
     num_processes = min(_cores(), MOST_PROCESSES)
-    if num <= FEW or num_processes == 1:
+    if num <= FEW or num_processes == 1 or not sys.executable:
         for chunk in chunks:
             yield from _search(chunk, all_pages, classify)
         return
-    workers = [_start() for _ in range(num_processes)]
+    workers: list[subprocess.Popen[bytes]] = []
     idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
-    for worker in workers:
-        idle.put(worker)
+    threads = ThreadPoolExecutor(num_processes)  # each waits for a process
     lock = Lock()
 
     def one_by_one(images: np.ndarray) -> np.ndarray:
@@ -76,12 +75,15 @@ def search(
 
     def send(chunk: list[Any]) -> list[Pages]:
         worker = idle.get()
-        found = _ask(worker, (chunk, all_pages), one_by_one)
-        idle.put(worker)
-        return found
+        try:
+            return _ask(worker, (chunk, all_pages), one_by_one)
+        finally:
+            idle.put(worker)
 
-    threads = ThreadPoolExecutor(num_processes)  # each waits for a process
     try:
+        for _ in range(num_processes):
+            workers.append(_start())
+            idle.put(workers[-1])
         sent = deque(threads.submit(send, chunk) for chunk in islice(chunks, 2 * num_processes))
         while sent:
             yield from sent.popleft().result()
