@@ -5,6 +5,7 @@
     python scripts/benchmark.py parts     # where a step's time goes
     python scripts/benchmark.py predict   # images a second, and one image's latency
     python scripts/benchmark.py start     # from the command to its first step
+    python scripts/benchmark.py read      # folders of pictures, and the memory of all processes
     python scripts/benchmark.py scale     # over batch, images, processes, members; peak memory
 
 Every figure is a median over turns, taken in alternation: turn 1 of all rows, then turn 2, so that
@@ -13,6 +14,7 @@ table. scripts/rivals.py holds what `fit` is compared with.
 """
 
 import argparse
+import contextlib
 import os
 import platform
 import statistics
@@ -30,11 +32,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from rivals import BASE, Case, keras_port, last_rate, machine_limit, obvious_port, plain_loop
 from torch import Tensor
 
 from mnist_lightning.commands.formats import to_onnx
+from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.network import to_pixels
 from mnist_lightning.training.record import processor
 from mnist_lightning.training.speed import keep_freed_memory
@@ -226,6 +231,50 @@ def start(case: Case, turns: int) -> Rows:
     ]
 
 
+def read(_: Case, turns: int) -> Rows:
+    """Time `read FOLDER`: PNGs of one digit, 28x28 to 512x512 pixels, on Linux."""
+    images, rng = read_test_set()[0].numpy(), np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        rows: dict[str, Callable[[], tuple[float, float]]] = {}
+        for num in (100, 1000, 10_000):
+            (pictures := Path(folder) / f"{num}").mkdir()
+            for i, side in enumerate(rng.integers(28, 513, num)):
+                digit = Image.fromarray(255 - images[i]).resize((side, side))
+                digit.save(pictures / f"{i:05}.png")
+            rows[f"{num:,}"] = partial(read_folder, pictures)
+        results = take_turns(rows, turns)
+    return [
+        {"pictures": name}
+        | spread("seconds", [time for time, _ in values], ".1f")
+        | {"peak GB, all processes": f"{max(memory for _, memory in values):.2f}"}
+        for name, values in results.items()
+    ]
+
+
+def read_folder(folder: Path) -> tuple[float, float]:
+    """Run the real command; return its seconds, and its processes' peak memory together in GB."""
+    command = [sys.executable, "-m", "mnist_lightning", "read", str(folder)]
+    command += ["--output", f"{folder}.csv"]
+    started, peak = time.perf_counter(), 0.0
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while process.poll() is None:
+        peak = max(peak, memory_of(process.pid))
+        time.sleep(0.1)
+    assert process.returncode == 0
+    return time.perf_counter() - started, peak
+
+
+def memory_of(pid: int) -> float:
+    """Return the memory of a process and all below it in GB, each page shared by all who map it."""
+    with contextlib.suppress(OSError):  # it may just have ended
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        own = sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        tasks = Path(f"/proc/{pid}/task").glob("*/children")
+        children = [int(child) for task in tasks for child in task.read_text().split()]
+        return own / 1e6 + sum(map(memory_of, children))
+    return 0.0
+
+
 def scale(case: Case, turns: int) -> Rows:
     """Time fit over batch sizes, images, processes and members, changing one at a time."""
     case.data()
@@ -288,7 +337,7 @@ def main() -> None:
     shared.add_argument("--steps", type=int, default=60, help="steps of a turn (default: 60)")
     shared.add_argument("--config", type=Path, help="configuration to lay over base.yaml")
     commands = parser.add_subparsers(dest="command", required=True)
-    for function in (train, parts, predict, start, scale):
+    for function in (train, parts, predict, read, start, scale):
         assert function.__doc__
         command = commands.add_parser(
             function.__name__, parents=[shared], help=function.__doc__, description=function.__doc__

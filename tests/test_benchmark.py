@@ -28,7 +28,7 @@ def test_every_subcommand_is_in_the_help(
     with pytest.raises(SystemExit):
         benchmark.main()
     out = capsys.readouterr().out
-    for name in ("train", "parts", "predict", "start", "scale"):
+    for name in ("train", "parts", "predict", "read", "start", "scale"):
         assert f"benchmark.py {name}" in out and f"    {name} " in out
 
 

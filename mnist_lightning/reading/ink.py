@@ -206,11 +206,13 @@ def _large_parts(weights: np.ndarray) -> np.ndarray:
     sums = np.bincount(of, weights.ravel()[inked], num + 1)
     sums[np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))] /= 40
     height, width = weights.shape
-    padding = ((0, -height % CELL), (0, -width % CELL))
-    cells = np.pad(parts, padding).reshape(-(-height // CELL), CELL, -1, CELL).max((1, 3))
-    groups, _ = ndimage.label(cells > 0, CORNERS)
+    cells = np.zeros((-(-height // CELL), -(-width // CELL)), bool)
+    rows, columns = np.divmod(inked, width)
+    cell_of = rows // CELL * cells.shape[1] + columns // CELL
+    cells.ravel()[cell_of] = True
+    groups, _ = ndimage.label(cells, CORNERS)
     group_of = np.zeros(num + 1, int)
-    group_of[of] = groups[inked // width // CELL, inked % width // CELL]
+    group_of[of] = groups.ravel()[cell_of]
     together = np.bincount(group_of, sums)[group_of]
     return parts * (together >= 0.05 * sums.max())[parts]
 
