@@ -11,7 +11,7 @@ not say is a dash.
 import sys
 from pathlib import Path
 
-from mnist_lightning.commands.terminal import Parser
+from mnist_lightning.commands.terminal import Parser, add_network
 from mnist_lightning.errors import UserError
 from mnist_lightning.runs import Run, find_runs
 from mnist_lightning.text import printable, program
@@ -26,6 +26,7 @@ def main(arguments: list[str]) -> None:
     )
     help_ = "a folder of runs, at any depth (default: %(default)s)"
     parser.add_argument("folder", type=Path, nargs="?", default=Path("runs"), help=help_)
+    add_network(parser)
     folder = parser.parse_args(arguments).folder
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")

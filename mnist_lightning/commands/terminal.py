@@ -1,6 +1,8 @@
 """What the commands share: their parser, the choice of a network, and the packages of an extra."""
 
 import argparse
+import os
+import sys
 from importlib import import_module
 from typing import NoReturn
 
@@ -38,6 +40,7 @@ def make_parser(name: str, description: str | None, writes: bool = False) -> Par
         default=[],
         help="a checkpoint, given again for an ensemble (default: the network that is shipped)",
     )
+    add_network(parser)
     if writes:
         parser.add_argument(
             "--overwrite",
@@ -45,6 +48,17 @@ def make_parser(name: str, description: str | None, writes: bool = False) -> Par
             help="replace files that mnist_lightning did not write",
         )
     return parser
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Add `--network`, which imports a class that a checkpoint may then name."""
+    parser.add_argument(
+        "--network",
+        action="append",
+        type=_import_network,
+        metavar="my.Net",
+        help="the class of a checkpoint's network, if it is one of your own: it is imported",
+    )
 
 
 def need(*packages: str) -> None:
@@ -58,3 +72,21 @@ def need(*packages: str) -> None:
             import_module(package)
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing: {pip_install(*packages)}") from error
+
+
+def _import_network(name: str) -> str:
+    """Import the class of a network by its module and name, also from the current folder.
+
+    Raises:
+        ArgumentTypeError: If there is none.
+    """
+    from mnist_lightning.network import kinds
+
+    sys.path.append(os.getcwd())  # where `python -m` finds it too
+    try:
+        import_module(name.rpartition(".")[0] or name)
+    except ImportError as error:
+        raise argparse.ArgumentTypeError(f"{error}: give a module and a class, my.Net") from error
+    if name not in kinds():
+        raise argparse.ArgumentTypeError(f"{name} is no subclass of mnist_lightning.Network")
+    return name

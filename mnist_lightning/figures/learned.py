@@ -96,7 +96,7 @@ def feature_maps(network: nn.Module, pixels: Tensor, layer: str | None = None) -
     Raises:
         UserError: If the network has no such layer; the message lists those that it has.
     """
-    layer = layer or _names(network, nn.ReLU)[0]
+    layer = layer or _answering(network)[0]
     maps = _maps(network, pixels, layer)
     columns = max(8, math.ceil(math.sqrt(2 * len(maps))))
     active = int((maps.flatten(1) > 0).any(dim=1).sum())
@@ -129,7 +129,7 @@ def layers(network: nn.Module, pixels: Tensor, num_maps: int = 10) -> "Figure":
     Returns:
         One row of tiles for each layer, each row on its own scale.
     """
-    rows = [(name, _maps(network, pixels, name)) for name in _names(network, nn.ReLU)]
+    rows = [(name, _maps(network, pixels, name)) for name in _answering(network)]
     rows = [(name, maps) for name, maps in rows if maps[0].numel() > 1]  # no dense layers
 
     figure = new_figure(
@@ -159,6 +159,11 @@ def layers(network: nn.Module, pixels: Tensor, num_maps: int = 10) -> "Figure":
 def _names(network: nn.Module, kind: type[nn.Module]) -> list[str]:
     """Return the names of a network's layers of a type, in order."""
     return [name for name, module in network.named_modules() if isinstance(module, kind)]
+
+
+def _answering(network: nn.Module) -> list[str]:
+    """Return the names of a network's ReLUs, or of its convolutions if it calls a function."""
+    return _names(network, nn.ReLU) or _names(network, nn.Conv2d)
 
 
 def _maps(network: nn.Module, pixels: Tensor, layer: str) -> Tensor:

@@ -26,6 +26,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
+from pydoc import locate
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
@@ -112,6 +113,7 @@ DAILY = [
 def main() -> None:
     """Run fit, validate, test or predict, and end on a user's mistake with one line."""
     keep_freed_memory()
+    sys.path.append(os.getcwd())  # where `python -m` finds a class of one's own too
     _silence_what_no_user_can_change()
     warnings.showwarning = _show_warning
     threading.excepthook = _explain_once
@@ -259,8 +261,9 @@ class CLI(LightningCLI):
         parser.add_optimizer_args((torch.optim.Optimizer,))
         parser.add_lr_scheduler_args(LRSchedulerTypeTuple)
         parser.add_subclass_arguments(Network, "network", required=False, instantiate=False)
-        for name in ("network", "optimizer", "lr_scheduler"):  # a checkpoint keeps what is plain
+        for name in ("optimizer", "lr_scheduler"):  # a checkpoint keeps what is plain
             parser.link_arguments(name, f"model.{name}", lambda each: each and each.as_dict())
+        parser.link_arguments("network", "model.network", _by_its_own_name)
         self.parser.subparsers.append(parser)
 
     @staticmethod
@@ -278,7 +281,7 @@ class CLI(LightningCLI):
         subcommand = self.config.subcommand
         if subcommand == "fit":
             self._note_replaced_callbacks()
-        given = parser.parse_args(args, defaults=False)[subcommand]
+        given = parser.parse_args(_but_the_trainers(args), defaults=False)[subcommand]
         trainer = self.config[subcommand].trainer
         if trainer.logger is True:  # Lightning's own choice, by name, so that it can be resumed
             where = Namespace(save_dir=trainer.default_root_dir or ".", version=None)
@@ -439,6 +442,26 @@ def _differences(config: Namespace, base: Namespace) -> str:
         for name, value in config.items()
         if not name.startswith(told_elsewhere + twice) and value != base.get(name)
     )
+
+
+def _but_the_trainers(arguments: list[str] | None) -> list[str]:
+    """Return a command line without the trainer's flags, some of which need what stands in files.
+
+    `--trainer.logger.name mine` says nothing of a class, which base.yaml names.
+    """
+    kept, skips = [], False
+    for word in sys.argv[1:] if arguments is None else arguments:
+        skips = word.startswith("--trainer.") or (skips and not word.startswith("--"))
+        kept += [] if skips else [word]
+    return kept
+
+
+def _by_its_own_name(network: Namespace | None) -> dict[str, Any] | None:
+    """Return a network that the user chose as plain values, named by the module that defines it."""
+    if network is None:
+        return None
+    class_: Any = locate(network.class_path)
+    return {**network.as_dict(), "class_path": f"{class_.__module__}.{class_.__qualname__}"}
 
 
 def _shipped(name: str) -> str:

@@ -179,13 +179,21 @@ def _take(
     for name, value in saved.items():
         key = f"{part}.{name}"
         value = tuple(value) if isinstance(value, list) else value  # as the command line reads it
-        if key not in given:
+        if key not in given or (name == "network" and _is_part_of(given[key], value)):
             config[key] = value
         elif config[key] != value:
             message = printable(f"{key} is {config[key]} here and {value} in the checkpoint")
             if refuse:
                 raise UserError(f"{message}: leave it out, or use another checkpoint")
             _print(f"{message}; {config[key]} is used", note=True)
+
+
+def _is_part_of(given: Any, saved: Any) -> bool:
+    """Tell whether a network is given by its name, which imports it, and no other arguments."""
+    if not given or not saved or given["class_path"] != saved["class_path"]:
+        return False
+    arguments = given.get("init_args", {})
+    return all(saved["init_args"].get(name) == it for name, it in arguments.items())
 
 
 def _search_no_more(config: Namespace, given: Namespace) -> None:
