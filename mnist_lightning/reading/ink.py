@@ -201,7 +201,7 @@ def _large_parts(weights: np.ndarray) -> np.ndarray:
         int32 `(H, W)`, labels.
     """
     parts, num = ndimage.label(weights > 0, CORNERS)
-    inked = np.flatnonzero(parts)
+    inked = np.flatnonzero(weights > 0)
     of = parts.ravel()[inked]
     sums = np.bincount(of, weights.ravel()[inked], num + 1)
     sums[np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))] /= 40
