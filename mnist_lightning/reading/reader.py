@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, overload
@@ -142,16 +143,23 @@ def read_each(
         For each source what is read, or the error that it can't be read for, by page, from 1; what
         keeps a file from being opened is page 0.
     """
-    threads = torch.get_num_threads()
-    if len(sources) > FEW:  # the cores are others' then
-        torch.set_num_threads(1)
-    try:
-        arrays = map(_to_array, sources)
-        for pages in search(arrays, len(sources), partial(_classify, network), all_pages):
+    arrays = map(_to_array, sources)
+    every = search(arrays, len(sources), partial(_classify, network), all_pages)
+    with _one_thread() if len(sources) > FEW else nullcontext():
+        for pages in every:
             yield {
                 number: found if isinstance(found, Exception) else _page(found, network)
                 for number, found in pages.items()
             }
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Leave the cores to others: threads of torch's that wait for one take many times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
     finally:
         torch.set_num_threads(threads)
 

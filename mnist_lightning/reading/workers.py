@@ -194,7 +194,7 @@ def serve() -> None:
     """Search pictures for the process that started this one, until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     source, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
 
     def classify(images: np.ndarray) -> np.ndarray:
         _write(answers, ("asked", images))
