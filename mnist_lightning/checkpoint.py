@@ -234,7 +234,8 @@ def _read_safetensors(path: Path) -> tuple[list[dict[str, Any]], dict[str, Tenso
             raise UserError(f"{path} was written by a newer mnist_lightning: update this one")
         if metadata["sha256"] != _digest(weights):
             raise UserError(f"{path} is damaged: its weights fail their checksum")
-        settings = [BEFORE | member for member in json.loads(metadata["members"])]
+        members = json.loads(metadata["members"])
+        settings = [each if "class_path" in each else BEFORE | each for each in members]
     except (OSError, UserError):
         raise
     except MemoryError as error:
