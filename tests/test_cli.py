@@ -34,7 +34,7 @@ DOWN = ["--trainer.callbacks.monitor=val/loss", "--trainer.callbacks.mode=down"]
         (["fit", "--model.schedule=cosine"], "one_cycle"),
         (["fit", "--model.channels=[8,8,8]"], "room for 2 blocks"),
         (["fit", "--data.dataset=CIFAR10"], "FashionMNIST"),
-        (["fit", "--data.val_size=60000"], "val_size 60000 must be in 0 to 59,999"),
+        (["fit", "--data.val_size=-1"], "val_size -1 must be 0 or more"),
         (["fit", "--data.batch_size=2.5"], "data.batch_size"),
         (["fit", "--config=missing.yaml"], "missing.yaml"),
         (["fit", "--ckpt_path=missing.ckpt"], "there is no checkpoint file missing.ckpt"),

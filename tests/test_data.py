@@ -275,9 +275,8 @@ def test_the_seed_is_one_that_seed_everything_takes() -> None:
         {"batch_size": 1},
         {"eval_batch_size": 0},
         {"val_size": -1},
-        {"val_size": 60_000},
-        {"train_size": 55_001},
         {"train_size": 1},
+        {"dataset": "CIFAR10"},
         {"split_seed": -1},
         {"rotation": -1.0},
         {"rotation": float("nan")},
@@ -290,6 +289,13 @@ def test_values_out_of_range_are_refused(arguments: dict) -> None:
     (name, value) = next(iter(arguments.items()))
     with pytest.raises(ValueError, match=f"^{name} {value} must be "):
         MNISTDataModule(**arguments)
+
+
+def test_sizes_beyond_those_of_the_files_are_refused(root: str) -> None:
+    with pytest.raises(ValueError, match="val_size 60000 must be in 0 to 59,998: there are 60,000"):
+        fit_data(root, val_size=60_000)
+    with pytest.raises(ValueError, match="train_size 55001 must be in 2 to 55,000"):
+        fit_data(root, train_size=55_001)
 
 
 def test_a_step_of_one_image_is_refused_before_batch_norm_fails(root: str) -> None:

@@ -1,20 +1,24 @@
 """The files that images come from: what is prepared, what is repaired, what is never replaced."""
 
+import bz2
 import gzip
 import hashlib
 import os
 import shutil
 import socket
 import stat
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from conftest import call
 from torchvision import datasets
 
-from mnist_lightning.data.datasets import ARCHIVES, WRITERS, prepare, read, read_writers
+from mnist_lightning.data.datasets import ARCHIVES, SETS, WRITERS, Name, prepare, read, read_writers
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.errors import UserError
 
@@ -246,3 +250,232 @@ def test_another_datasets_whole_files_are_not_replaced(fashion: Path, tmp_path: 
     with pytest.raises(UserError, match="t10k-labels-idx1-ubyte.gz is a whole .* not FashionMNIST"):
         prepare(tmp_path, "FashionMNIST")
     assert snapshot(fashion) == before  # and nothing was downloaded
+
+
+# -- QMNIST, EMNIST and USPS, as small files of their forms; the real ones were never here
+
+
+def idx(values: np.ndarray) -> bytes:
+    kind = {1: b"\0\0\x08", 4: b"\0\0\x0c"}[values.itemsize] + bytes([values.ndim])
+    big_endian = values.astype(values.dtype.newbyteorder(">"))
+    return kind + np.array(values.shape, ">i4").tobytes() + big_endian.tobytes()
+
+
+def some(num: int, side: int = 28, classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Return images of noise, and labels."""
+    rng = np.random.default_rng(num)
+    images = rng.integers(0, 256, (num, side, side), np.uint8)
+    return images, (np.arange(num) % classes).astype(np.uint8)
+
+
+@pytest.fixture
+def mirrors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder of small archives in place of what torchvision knows, and serve them."""
+    folder = tmp_path / "mirrors"
+    folder.mkdir()
+
+    def put(file: str, contents: bytes) -> tuple[str, str]:
+        (folder / file).write_bytes(contents)
+        return file, hashlib.md5(contents).hexdigest()
+
+    resources = {}
+    for part, num in (("train", 70), ("test", 10_003)):
+        images, labels = some(num)
+        rows = np.zeros((num, 8), np.int32)
+        rows[:, 0], rows[:, 1], rows[:, 2] = labels, 4 * (np.arange(num) % 2), np.arange(num) // 10
+        resources[part] = [
+            put(f"qmnist-{part}-{kind}.gz", gzip.compress(idx(values), 1))
+            for kind, values in (("images-idx3-ubyte", images), ("labels-idx2-int", rows))
+        ]
+    urls = {part: [(f"there/{file}", md5) for file, md5 in r] for part, r in resources.items()}
+    monkeypatch.setattr(datasets.QMNIST, "resources", urls)
+
+    with zipfile.ZipFile(folder / "gzip.zip", "w") as archive:
+        for split in ("digits", "mnist"):
+            for part, num in (("train", 80), ("test", 30)):
+                for kind, values in zip(("images-idx3", "labels-idx1"), some(num), strict=True):
+                    name = f"gzip/emnist-{split}-{part}-{kind}-ubyte.gz"
+                    archive.writestr(name, gzip.compress(idx(values)))
+    put("gzip.zip", (folder / "gzip.zip").read_bytes())
+    monkeypatch.setattr(datasets.EMNIST, "url", "there/gzip.zip")
+    md5 = hashlib.md5((folder / "gzip.zip").read_bytes()).hexdigest()
+    monkeypatch.setattr(datasets.EMNIST, "md5", md5)
+
+    split_list = {}
+    for part, file, num in (("train", "usps.bz2", 20), ("test", "usps.t.bz2", 10)):
+        image = np.full((16, 16), -1.0)
+        image[:, 6:9] = 1  # a stem
+        values = " ".join(f"{i}:{value:g}" for i, value in enumerate(image.flat, start=1))
+        lines = "".join(f"{i % 10 + 1} {values} \n" for i in range(num))
+        split_list[part] = [f"there/{file}", *put(file, bz2.compress(lines.encode()))]
+    monkeypatch.setattr(datasets.USPS, "split_list", split_list)
+
+    def download_url(url: str, root: str, file: str, md5: str) -> None:
+        assert url == f"there/{file}"
+        if not (folder / file).is_file():
+            raise RuntimeError("no network")
+        shutil.copy(folder / file, root)
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", download_url)
+    return folder
+
+
+def prepared(root: Path, name: Name, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    prepare(root, name)
+    images, labels = read(root, name, train)
+    assert images.dtype == torch.uint8 and labels.dtype == torch.int64
+    assert images.shape == (len(labels), 28, 28)
+    return images, labels
+
+
+def test_qmnists_test_images_are_those_of_mnist_and_those_that_it_left_out(
+    mirrors: Path, tmp_path: Path
+) -> None:
+    images, labels = prepared(tmp_path, "QMNIST", False)
+    torchvisions = datasets.QMNIST(tmp_path, "test")
+    assert torch.equal(images, torchvisions.data)
+    assert torch.equal(labels, torchvisions.targets[:, 0])
+    for name, part in (
+        ("QMNIST-test10k", slice(10_000)),
+        ("QMNIST-test50k", slice(10_000, None)),
+    ):
+        for whole, found in zip((images, labels), prepared(tmp_path, name, False), strict=True):  # type: ignore[arg-type]
+            assert torch.equal(found, whole[part])
+        assert len(read(tmp_path, name, True)[1]) == 70  # type: ignore[arg-type]
+
+
+def test_qmnist_knows_its_writers(mirrors: Path, tmp_path: Path) -> None:
+    data = MNISTDataModule(str(tmp_path), dataset="QMNIST", split="writers", val_size=20)
+    data.prepare_data()
+    data.setup("fit")
+    writers = np.arange(70) // 10
+    assert len(data.train_indices) and len(data.val_indices) >= 20
+    for group in (0, 1):
+        of_group = [
+            indices[indices % 2 == group] for indices in (data.train_indices, data.val_indices)
+        ]
+        assert not np.intersect1d(*(writers[indices] for indices in of_group)).size
+
+
+@pytest.mark.parametrize("split", ["digits", "mnist"])
+def test_emnist_is_upright(mirrors: Path, tmp_path: Path, split: str) -> None:
+    name: Name = f"EMNIST-{split}"  # type: ignore[assignment]
+    for train in (True, False):
+        images, labels = prepared(tmp_path, name, train)
+        torchvisions = datasets.EMNIST(tmp_path, split, train=train)
+        assert torch.equal(images, torchvisions.data.mT)
+        assert torch.equal(labels, torchvisions.targets)
+
+
+def test_usps_is_scaled_to_mnists_convention(mirrors: Path, tmp_path: Path) -> None:
+    for train in (True, False):
+        images, labels = prepared(tmp_path, "USPS", train)
+        torchvisions = datasets.USPS(tmp_path, train)
+        assert labels.tolist() == torchvisions.targets
+        rows, columns = (images[0] > 127).nonzero().T
+        assert (rows.min(), rows.max()) == (4, 23)  # 20 of 28 rows, in the middle
+        assert columns.max() - columns.min() == 3 and abs(columns.double().mean() - 14) <= 0.5
+        assert images[0].max() == 255
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("QMNIST", "qmnist-test-labels-idx2-int.gz"),
+        ("EMNIST-digits", "gzip.zip"),
+        ("USPS", "usps.t.bz2"),
+    ],
+)
+def test_each_sets_damaged_archive_is_downloaded_again_or_named(
+    mirrors: Path, tmp_path: Path, name: Name, file: str
+) -> None:
+    prepare(tmp_path, name)
+    archive = tmp_path / SETS[name].folder / file
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[:-9])
+    prepare(tmp_path, name)
+    assert archive.read_bytes() == whole
+    assert Path(f"{archive}.damaged").read_bytes() == whole[:-9]
+
+    archive.write_bytes(b"")
+    (mirrors / file).unlink()
+    with pytest.raises(OSError, match=f"^{file}: missing or damaged in .* from there/$"):
+        prepare(tmp_path, name)
+
+
+def test_each_set_is_in_the_help_of_fit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert get_args(Name) == tuple(SETS)
+    assert call(monkeypatch, "fit", "--help") == 0
+    assert f"--data.dataset {{{','.join(SETS)}}}" in " ".join(capsys.readouterr().out.split())
+
+
+# -- a user's own
+
+
+def put_own(root: Path, num: int, side: int = 28, classes: int = 10, gz: bool = False) -> Path:
+    """Write four files of a user's own in MNIST's place; return their folder."""
+    folder = root / "MNIST" / "raw"
+    folder.mkdir(parents=True, exist_ok=True)
+    for files in (SETS["MNIST"].train, SETS["MNIST"].test):
+        for file, values in zip(files, some(num, side, classes), strict=True):
+            contents = gzip.compress(idx(values)) if gz else idx(values)
+            (folder / f"{file}{'.gz' if gz else ''}").write_bytes(contents)
+    return folder
+
+
+@pytest.mark.parametrize("gz", [False, True])
+@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST"])
+def test_a_users_own_files_train_after_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], gz: bool, name: Name
+) -> None:
+    folder = put_own(tmp_path, 30, gz=gz)
+    if name != "MNIST":
+        folder.parent.rename(tmp_path / name)
+        folder = tmp_path / name / "raw"
+    before = snapshot(folder)
+    data = MNISTDataModule(str(tmp_path), dataset=name, val_size=10, batch_size=4)
+    data.prepare_data()
+    err = capsys.readouterr().err
+    assert err.startswith(f"note: the images in {folder} are not known to be {name}'s")
+    assert err.count("\n") == 1
+    assert before.items() <= snapshot(folder).items() and len(os.listdir(folder)) == 4 * (1 + gz)
+    data.setup("fit")
+    assert torch.equal(data.train_images, torch.from_numpy(some(30)[0]))
+    assert len(data.train_indices) == 20 and len(data.val_indices) == 10
+    with pytest.raises(UserError, match="val_size 5000 must be in 0 to 28: there are 30"):
+        MNISTDataModule(str(tmp_path), dataset=name).setup("fit")
+
+
+def test_an_incomplete_set_of_a_users_own_is_not_completed_by_mnists(tmp_path: Path) -> None:
+    folder = put_own(tmp_path, 30)
+    (folder / "t10k-images-idx3-ubyte").unlink()
+    before = snapshot(folder)
+    with pytest.raises(UserError, match="not MNIST's: .* or put all files of your own there"):
+        prepare(tmp_path, "MNIST")
+    assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({"classes": 26}, "holds labels 0 to 25 and the network tells 10 .* CLASSES in .*sizes.py"),
+        ({"side": 32}, "images of 32x32 pixels and the network takes 28x28: .* SIDE in .*sizes.py"),
+        ({"num": 0}, "holds 0 images, .* 0 labels"),
+    ],
+)
+def test_a_line_says_what_to_change_for_other_images(
+    tmp_path: Path, own: dict[str, int], words: str
+) -> None:
+    put_own(tmp_path, **{"num": 60, **own})
+    prepare(tmp_path, "MNIST")
+    with pytest.raises(UserError, match=words):
+        read(tmp_path, "MNIST", train=True)
+
+
+def test_images_and_labels_must_be_as_many(tmp_path: Path) -> None:
+    put_own(tmp_path, 30)
+    (tmp_path / "MNIST/raw/train-labels-idx1-ubyte").write_bytes(OWN)
+    with pytest.raises(UserError, match="holds 30 images, .*-labels-idx1-ubyte 3 labels"):
+        read(tmp_path, "MNIST", train=True)

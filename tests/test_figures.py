@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassCalibrationError
 
 from mnist_lightning import figures
-from mnist_lightning.data.datasets import CLASSES, read_test_set
+from mnist_lightning.data.datasets import SETS, read_test_set
 from mnist_lightning.figures.measures import (
     integrated_gradients,
     layer_output,
@@ -29,7 +29,7 @@ PIXELS = to_pixels(IMAGES)
 # Mostly right, and as sure as a trained network: what a figure must show well.
 PROBABILITIES = (8 * torch.eye(10)[LABELS] + 3 * torch.randn(500, 10)).softmax(dim=1)
 PREDICTED = PROBABILITIES.argmax(dim=1)
-NAMES = CLASSES["FashionMNIST"]
+NAMES = SETS["FashionMNIST"].classes
 RIGHT = torch.eye(10)[LABELS]
 STEPS = list(range(0, 4000, 10))
 SCALARS = {

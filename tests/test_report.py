@@ -231,7 +231,7 @@ def test_a_picture_has_a_page_of_its_own_with_the_maps_of_each_digit(
 
 
 def test_classes_are_called_by_their_names() -> None:
-    names = report.datasets.CLASSES["FashionMNIST"]
+    names = report.datasets.SETS["FashionMNIST"].classes
     images, labels = (part[:50] for part in read_test_set())
     logits = torch.zeros(50, 10)
     logits[:, 7] = 5

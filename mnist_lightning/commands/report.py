@@ -120,7 +120,7 @@ def _of_test_set(
     with torch.inference_mode():
         logits = torch.cat([network(part) for part in parts])
     logits = logits.clone()  # inference tensors can't be used for gradients
-    names = datasets.CLASSES[dataset]
+    names = datasets.SETS[dataset].classes
     drawings = _drawings(network, pixels, labels, logits.softmax(dim=1), layer, names)
     drawings |= _drawings_of_run(run, curves, pixels[:2], int(labels[0]))
     files, drawn = _draw(drawings)
@@ -248,7 +248,7 @@ def _page(
         for name, value, note in numbers
     )
 
-    names = datasets.CLASSES[dataset]
+    names = datasets.SETS[dataset].classes
     predicted = probabilities.argmax(dim=1)
     wrong = (predicted != labels).nonzero().flatten().tolist()
     wrong.sort(key=lambda i: -float(probabilities[i, predicted[i]]))
@@ -298,7 +298,7 @@ def _of_picture(
         page = read(picture, network)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    names = datasets.CLASSES[_dataset(run)]
+    names = datasets.SETS[_dataset(run)].classes
     digits = page.digits[:MOST_DIGITS]
     pixels = to_pixels(torch.stack([reading.image for reading in digits]))
     probabilities = torch.tensor([reading.probabilities for reading in digits])

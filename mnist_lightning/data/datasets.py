@@ -3,41 +3,159 @@
 import gzip
 import os
 import socket
+import sys
 import tempfile
 import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.error import URLError
+from zipfile import ZipFile
 
 import numpy as np
-import torch
-from torch import Tensor
+from torch import Tensor, uint8
 
+from mnist_lightning.data.parsers import read_idx, read_pair, read_turned_pair, read_usps
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import replace_file
+from mnist_lightning.sizes import CLASSES, NUM_CLASSES, SIDE
+from mnist_lightning.text import printable
 
-Name = Literal["MNIST", "FashionMNIST", "KMNIST"]
-
-CLASSES: dict[str, tuple[str, ...]] = {
-    "MNIST": tuple("0123456789"),
-    "FashionMNIST": (
-        *("T-shirt", "trouser", "pullover", "dress", "coat"),
-        *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
-    ),
-    "KMNIST": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),  # hiragana
-}
+Name = Literal[
+    "MNIST",
+    "FashionMNIST",
+    "KMNIST",
+    "QMNIST",
+    "QMNIST-test10k",
+    "QMNIST-test50k",
+    "EMNIST-digits",
+    "EMNIST-mnist",
+    "USPS",
+]
 
 ARCHIVES = Path(__file__).parent / "archives"  # MNIST's own, with their license
-TRAIN, TEST = (
-    (f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz") for part in ("train", "t10k")
-)
-IDX_KINDS = {b"\0\0\x08": "u1", b"\0\0\x0c": ">i4"}
 # Who wrote which training image, by facebookresearch/qmnist.
 WRITERS = tuple(
     f"qmnist-train-labels{kind}" for kind in ("-idx2-int", "-idx2-int.gz", ".tsv", ".tsv.gz")
 )
+
+
+class Archive(NamedTuple):
+    """What is downloaded: a file's name, its MD5, and its addresses."""
+
+    file: str
+    md5: str
+    urls: list[str]
+
+
+def _mirrored(source: Any) -> list[Archive]:
+    return [Archive(f, md5, [m + f for m in source.mirrors]) for f, md5 in source.resources]
+
+
+def _from_gz(folder: Path, file: str) -> bytes:
+    return gzip.decompress((folder / f"{file}.gz").read_bytes())
+
+
+def _from_zip(folder: Path, file: str) -> bytes:
+    with ZipFile(folder / "gzip.zip") as archive:
+        return gzip.decompress(archive.read(f"gzip/{file}.gz"))
+
+
+@dataclass(frozen=True)
+class Set:
+    """A set of images, in the files and folders that torchvision gives it.
+
+    Attributes:
+        source: torchvision's class.
+        folder: Where its files lie below `root`.
+        train: The files that `read` takes for the training images: images and labels, or one.
+        test: Those for the test images.
+        part: Which of the test images belong to this set: from one to before another.
+        classes: The names of its classes.
+        has_writers: Whether QMNIST's list names the writers of the training images.
+        archives: torchvision's class -> what is downloaded.
+        unpack: The folder and the name of one of the files -> what is in its archive; None if the
+            files themselves are what is downloaded.
+        read: Files -> images, uint8 `(N, H, W)`, and labels, int `(N,)`.
+    """
+
+    source: str
+    folder: str
+    train: tuple[str, ...] = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
+    test: tuple[str, ...] = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+    part: tuple[int, int | None] = (0, None)
+    classes: tuple[str, ...] = CLASSES
+    has_writers: bool = False
+    archives: Callable[[Any], list[Archive]] = _mirrored
+    unpack: Callable[[Path, str], bytes] | None = _from_gz
+    read: Callable[..., tuple[Tensor, Tensor]] = read_pair
+
+
+QMNIST = Set(
+    "QMNIST",
+    "QMNIST/raw",
+    train=("qmnist-train-images-idx3-ubyte", "qmnist-train-labels-idx2-int"),
+    test=("qmnist-test-images-idx3-ubyte", "qmnist-test-labels-idx2-int"),
+    has_writers=True,
+    archives=lambda source: [
+        Archive(url.rpartition("/")[2], md5, [url])
+        for part in ("train", "test")
+        for url, md5 in source.resources[part]
+    ],
+)
+
+
+def _emnist(split: str) -> Set:
+    train, test = (
+        (f"emnist-{split}-{part}-images-idx3-ubyte", f"emnist-{split}-{part}-labels-idx1-ubyte")
+        for part in ("train", "test")
+    )
+    return Set(
+        "EMNIST",
+        "EMNIST/raw",
+        train,
+        test,
+        archives=lambda source: [Archive("gzip.zip", source.md5, [source.url])],
+        unpack=_from_zip,
+        read=read_turned_pair,
+    )
+
+
+SETS: dict[str, Set] = {
+    "MNIST": Set("MNIST", "MNIST/raw", has_writers=True),
+    "FashionMNIST": Set(
+        "FashionMNIST",
+        "FashionMNIST/raw",
+        classes=(
+            *("T-shirt", "trouser", "pullover", "dress", "coat"),
+            *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+        ),
+    ),
+    "KMNIST": Set(
+        "KMNIST",
+        "KMNIST/raw",
+        classes=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),  # hiragana
+    ),
+    "QMNIST": QMNIST,
+    "QMNIST-test10k": replace(QMNIST, part=(0, 10_000)),  # MNIST's test images, made anew
+    "QMNIST-test50k": replace(QMNIST, part=(10_000, None)),  # those that MNIST left out
+    "EMNIST-digits": _emnist("digits"),
+    "EMNIST-mnist": _emnist("mnist"),
+    "USPS": Set(
+        "USPS",
+        ".",
+        train=("usps.bz2",),
+        test=("usps.t.bz2",),
+        archives=lambda source: [
+            Archive(file, md5, [url]) for url, file, md5 in source.split_list.values()
+        ],
+        unpack=None,
+        read=read_usps,
+    ),
+}
 
 
 def prepare(root: Path, name: Name) -> None:
@@ -45,7 +163,8 @@ def prepare(root: Path, name: Name) -> None:
 
     A file that is missing or damaged is written anew; what was damaged is kept beside it, as
     `FILE.damaged`. A file is whole at any moment, so processes that prepare one folder at once, or
-    are killed, do no harm.
+    are killed, do no harm. If all files are there and whole, but not the set's own or of no known
+    checksum, they are a user's own: they are left as they are, and a note says so.
 
     Args:
         root: The data's folder, in torchvision's layout.
@@ -53,20 +172,24 @@ def prepare(root: Path, name: Name) -> None:
 
     Raises:
         OSError: If `root` can't be written, or a download failed.
-        UserError: If a file there is whole, but another set's. It is not replaced.
+        UserError: If some of the files there are whole, but another set's. They are not replaced.
     """
-    folder = root / name / "raw"
+    folder = root / SETS[name].folder
     folder.mkdir(parents=True, exist_ok=True)
     if name != "MNIST":
-        _download(name, folder)
-    changes = []  # all files are looked at before any is written
-    for file in (*TRAIN, *TEST):
-        archive = folder / file
-        packed = ((ARCHIVES if name == "MNIST" else folder) / file).read_bytes()
-        contents = gzip.decompress(packed)
-        for path, right in ((archive, packed), (archive.with_suffix(""), contents)):
-            if not _is_right(path, right, contents, name):
-                changes.append((path, right))
+        wrong = _wrong_archives(SETS[name], folder)
+        there = [folder / each.file for each in wrong if (folder / each.file).is_file()]
+        is_damaged = any(_contents(path) is None for path in there)
+        if wrong and not is_damaged and _are_own(name, folder):
+            return
+        _refuse_whole(there, name)
+        _download(wrong, folder)
+    # All files are looked at before any is written.
+    changes = list(_right_files(name, folder))
+    strange = [path for path, _ in changes if _contents(path) is not None]
+    if strange and _are_own(name, folder):
+        return
+    _refuse_whole(strange, name)
     for path, right in changes:
         _repair(path, right)
 
@@ -75,18 +198,36 @@ def read(root: Path, name: Name, train: bool) -> tuple[Tensor, Tensor]:
     """Read the training or the test images of a set that `prepare` has prepared.
 
     Returns:
-        Images, uint8 `(N, 28, 28)`, 0 to 255, and labels, int64 `(N,)`.
+        Images, uint8 `(N, 28, 28)`, 0 to 255, and labels, int64 `(N,)`, as many as there are.
 
     Raises:
         OSError: If a file is missing or can't be read.
-        UserError: If a file is not a whole IDX file.
+        UserError: If a file is not a whole IDX file, or its images or labels are none for a network
+            of these sizes.
     """
-    files = TRAIN if train else TEST
-    images, labels = (
-        read_idx(path.read_bytes(), path)
-        for path in ((root / name / "raw" / file).with_suffix("") for file in files)
-    )
-    return images, labels.long()
+    set_ = SETS[name]
+    paths = [root / set_.folder / file for file in (set_.train if train else set_.test)]
+    images, labels = set_.read(*paths)
+    if images.dtype != uint8 or images.ndim != 3:
+        raise UserError(f"{paths[0]} holds no images: {images.dtype} {tuple(images.shape)}")
+    if labels.shape != images.shape[:1] or not len(labels):
+        raise UserError(
+            f"{paths[0]} holds {len(images):,} images, {paths[-1]} {len(labels):,} labels"
+        )
+    if images.shape[1:] != (SIDE, SIDE):
+        height, width = images.shape[1:]
+        raise UserError(
+            f"{paths[0]} holds images of {height}x{width} pixels and the network takes "
+            f"{SIDE}x{SIDE}: scale them, or change SIDE in mnist_lightning/sizes.py"
+        )
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or highest >= NUM_CLASSES:
+        raise UserError(
+            f"{paths[-1]} holds labels {lowest} to {highest} and the network tells {NUM_CLASSES} "
+            "classes apart, from 0: name yours in CLASSES in mnist_lightning/sizes.py"
+        )
+    part = slice(None) if train else slice(*set_.part)
+    return images[part], labels[part].long()
 
 
 def read_test_set() -> tuple[Tensor, Tensor]:
@@ -95,9 +236,7 @@ def read_test_set() -> tuple[Tensor, Tensor]:
     Returns:
         Images, uint8 `(10000, 28, 28)`, 0 to 255, and labels, int64 `(10000,)`.
     """
-    images, labels = (
-        read_idx(gzip.decompress((ARCHIVES / file).read_bytes()), file) for file in TEST
-    )
+    images, labels = (read_idx(_from_gz(ARCHIVES, file), file) for file in SETS["MNIST"].test)
     return images, labels.long()
 
 
@@ -140,53 +279,60 @@ def read_writers(root: Path, labels: Tensor) -> np.ndarray:
     )
 
 
-def read_idx(contents: bytes, name: str | Path) -> Tensor:
-    """Read a file in the format of MNIST's, for bytes or int32.
-
-    Args:
-        contents: Two zeros, 8 for bytes or 12 for int32, the number of dimensions; each dimension's
-            size as a big-endian int32; the values (http://yann.lecun.com/exdb/mnist/).
-        name: The file's, for errors.
-
-    Returns:
-        uint8 or int32, of the sizes that the file states.
-
-    Raises:
-        UserError: If it is not such a file, or has another length than it states.
-    """
-    kind = np.dtype(IDX_KINDS.get(contents[:3], "V"))
-    num_dimensions = contents[3] if kind.itemsize and len(contents) > 3 else 0
-    start = 4 + 4 * num_dimensions
-    if not num_dimensions or len(contents) < start:
-        raise UserError(f"{name} is not an IDX file of bytes or of int32")
-    sizes = np.frombuffer(contents, ">i4", num_dimensions, 4).tolist()
-    num_bytes = len(contents) - start
-    if min(sizes) < 0 or num_bytes != kind.itemsize * np.prod(sizes, dtype=object):
-        raise UserError(f"{name} states {sizes} values and holds {num_bytes:,} bytes of them")
-    values = np.frombuffer(contents, kind, offset=start)
-    return torch.from_numpy(values.astype(kind.newbyteorder("="))).reshape(sizes)
+def _right_files(name: Name, folder: Path) -> Iterator[tuple[Path, bytes]]:
+    """Yield the files that are not what the set's archives say, and what they should hold."""
+    set_ = SETS[name]
+    if not set_.unpack:
+        return
+    for file in (*set_.train, *set_.test):
+        right = set_.unpack(ARCHIVES if name == "MNIST" else folder, file)
+        if _contents(folder / file) != right:
+            yield folder / file, right
+        if name == "MNIST":
+            archive, packed = folder / f"{file}.gz", (ARCHIVES / f"{file}.gz").read_bytes()
+            there = archive.read_bytes() if archive.is_file() else b""
+            if there != packed and _contents(archive) != right:  # it may be packed in another way
+                yield archive, packed
 
 
-def _is_right(path: Path, right: bytes, contents: bytes, name: Name) -> bool:
-    """Tell whether a file is there and right, or at least unpacks to the right contents.
-
-    Raises:
-        UserError: If it is a whole file of another set.
-    """
-    there = path.read_bytes() if path.is_file() else b""
-    if there == right:
-        return True
+def _contents(path: Path) -> bytes | None:
+    """Return what a whole IDX file holds, unpacked; None if there is none."""
+    if not path.is_file():
+        return None
+    contents = path.read_bytes()
     try:
-        unpacked = gzip.decompress(there) if path.suffix == ".gz" else there
-        read_idx(unpacked, path)
-    except (OSError, EOFError, zlib.error, UserError):  # gzip says in three ways what is damaged
-        return False
-    if unpacked != contents:
-        raise UserError(
-            f"{path} is a whole file of images or labels, but not {name}'s: name another folder "
-            "for the data, or move the file away"
-        )
+        contents = gzip.decompress(contents) if path.suffix == ".gz" else contents
+        read_idx(contents, path)
+    # gzip says in three ways what is damaged
+    except (gzip.BadGzipFile, EOFError, zlib.error, UserError):
+        return None
+    return contents
+
+
+def _are_own(name: Name, folder: Path) -> bool:
+    """Tell whether all files are whole, whoever made them; then unpack and note them."""
+    own = {}
+    for file in (*SETS[name].train, *SETS[name].test):
+        paths = [path for path in (folder / file, folder / f"{file}.gz") if path.is_file()]
+        first, *others = map(_contents, paths) if paths else [None]
+        if first is None or others not in ([], [first]):  # a file may contradict its archive
+            return False
+        own[folder / file] = first
+    for path, right in own.items():
+        if not path.is_file():
+            replace_file(path, right)
+    line = f"note: the images in {folder} are not known to be {name}'s; they are used as they are"
+    print(printable(line), file=sys.stderr)
     return True
+
+
+def _refuse_whole(paths: list[Path], name: Name) -> None:
+    for path in paths:
+        if _contents(path) is not None:
+            raise UserError(
+                f"{path} is a whole file of images or labels, but not {name}'s: name another "
+                "folder for the data, or move the file away, or put all files of your own there"
+            )
 
 
 def _repair(path: Path, right: bytes) -> None:
@@ -203,32 +349,38 @@ def _repair(path: Path, right: bytes) -> None:
     replace_file(path, right)
 
 
-def _download(name: Name, folder: Path) -> None:
-    """Download the archives that are missing or damaged: not of torchvision's checksum."""
+def _wrong_archives(set_: Set, folder: Path) -> list[Archive]:
+    """Return the archives that are missing or damaged: not of torchvision's checksum."""
     from torchvision import datasets  # takes seconds, which MNIST need not wait for
-    from torchvision.datasets.utils import check_integrity, download_url
+    from torchvision.datasets.utils import check_integrity
 
-    dataset: Any = getattr(datasets, name)
-    md5s = dict(dataset.resources)
-    wrong = [file for file in (*TRAIN, *TEST) if not check_integrity(folder / file, md5s[file])]
-    for file in wrong:
-        _is_right(folder / file, b"", b"", name)  # a whole one is another set's
+    archives = set_.archives(getattr(datasets, set_.source))
+    return [each for each in archives if not check_integrity(folder / each.file, each.md5)]
+
+
+def _download(archives: list[Archive], folder: Path) -> None:
+    """Download archives, and keep what is damaged beside them."""
+    from torchvision.datasets.utils import download_url
+
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)  # seconds; torchvision itself would wait for ever
     try:
-        for number, file in enumerate(wrong):
-            for mirror in dataset.mirrors:
+        for number, (file, md5, urls) in enumerate(archives):
+            for url in urls:
                 with tempfile.TemporaryDirectory(dir=folder, prefix=f".{file}.") as partial:
                     try:
-                        download_url(mirror + file, partial, file, md5s[file])
+                        download_url(url, partial, file, md5)
                     except (RuntimeError, URLError, ConnectionError, TimeoutError, HTTPException):
                         continue
                     _repair(folder / file, Path(partial, file).read_bytes())
                     break
             else:
+                missing = archives[number:]
+                folders = (f"{url.rpartition('/')[0]}/" for each in missing for url in each.urls)
                 raise OSError(
-                    f"{', '.join(wrong[number:])}: missing or damaged in {folder}, and could not "
-                    f"be downloaded; put them there by hand, from {' or '.join(dataset.mirrors)}"
+                    f"{', '.join(each.file for each in missing)}: missing or damaged in {folder}, "
+                    f"and could not be downloaded; put them there by hand, from "
+                    f"{' or '.join(dict.fromkeys(folders))}"
                 )
     finally:
         socket.setdefaulttimeout(timeout)

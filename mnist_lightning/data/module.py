@@ -28,10 +28,12 @@ class MNISTDataModule(pl.LightningDataModule):
 
     Args:
         root: Folder of the data, in torchvision's layout; MNIST is put there if it is missing.
-        dataset: Which dataset. FashionMNIST and KMNIST are downloaded if `root` lacks them.
+        dataset: Which dataset. All but MNIST are downloaded if `root` lacks them. QMNIST has
+            60,000 test images: QMNIST-test10k those that are MNIST's, QMNIST-test50k those that
+            MNIST left out. Whole files of your own in place of a dataset's are used after a note.
         batch_size: Training images a step, over all processes together.
         eval_batch_size: Images a step in validation, test and predict, over all processes together.
-        val_size: Number of the 60,000 training images to hold out for validation; 0 for none.
+        val_size: Number of the training images to hold out for validation; 0 for none.
         train_size: Number of the others to train on; all of them if it is not given.
         split: What is held out: `random` images, or all images of some `writers`, of both of
             MNIST's groups of writers in proportion, until `val_size` is reached. A network is
@@ -71,10 +73,9 @@ class MNISTDataModule(pl.LightningDataModule):
         super().__init__()
         _check("batch_size", batch_size, batch_size >= 2, "2 or more (batch norm needs two images)")
         _check("eval_batch_size", eval_batch_size, eval_batch_size >= 1, "1 or more")
-        _check("val_size", val_size, 0 <= val_size < 60_000, "in 0 to 59,999")
-        left = 60_000 - val_size
+        _check("val_size", val_size, val_size >= 0, "0 or more")
         if train_size is not None:
-            _check("train_size", train_size, 2 <= train_size <= left, f"in 2 to {left:,}")
+            _check("train_size", train_size, train_size >= 2, "2 or more")
         _check("split_seed", split_seed, split_seed >= 0, "0 or more")
         _check(
             "pseudo_share",
@@ -90,7 +91,8 @@ class MNISTDataModule(pl.LightningDataModule):
         )
         if pseudo_labels is None and (pseudo_share, pseudo_confidence) != (0.25, 0.0):
             raise UserError("pseudo_share and pseudo_confidence want pseudo_labels, a file")
-        if split == "writers" and dataset != "MNIST":
+        _check("dataset", dataset, dataset in datasets.SETS, f"one of {', '.join(datasets.SETS)}")
+        if split == "writers" and not datasets.SETS[dataset].has_writers:
             raise UserError(f"data.split writers: nobody has listed the writers of {dataset}")
         self.augmentation = Augmentation(**augmentation)
         augmentation = self.augmentation.settings()  # what was not given is saved too
@@ -124,7 +126,8 @@ class MNISTDataModule(pl.LightningDataModule):
 
         Raises:
             OSError: If a file is missing or can't be read.
-            UserError: If the pseudo-labels do not fit these images.
+            UserError: If there are fewer images than are to be held out and trained on, or the
+                pseudo-labels do not fit them.
         """
         self.seed = run_seed(self.trainer)
         unlabelled = stage == "predict" and self.predict_set == "unlabelled"
@@ -135,7 +138,9 @@ class MNISTDataModule(pl.LightningDataModule):
         rest = np.arange(len(labels))
         if train:
             self.train_images, self.train_labels = images.to(device), labels.to(device)
-            classes = labels.numpy()
+            classes, most = labels.numpy(), len(labels) - 2
+            range_ = f"in 0 to {most:,}: there are {len(labels):,} training images"
+            _check("val_size", self.val_size, self.val_size <= most, range_)
             if self.split == "writers":
                 writers = datasets.read_writers(self.root, labels)
                 self.val_indices = writers_sample(writers, self.val_size, self.split_seed)
@@ -326,6 +331,6 @@ def run_seed(trainer: pl.Trainer | None) -> int:
     return trainer.strategy.broadcast(seed) if trainer else seed
 
 
-def _check(name: str, value: float, holds: bool, range_: str) -> None:
+def _check(name: str, value: Any, holds: bool, range_: str) -> None:
     if not holds:
         raise UserError(f"{name} {value} must be {range_}")
