@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnist_lightning.errors import UserError
+from mnist_lightning.sizes import NUM_CLASSES, SIDE
 
 # Shifts of an image's views, (right, down) in pixels. The image itself comes last, so that each
 # layer's last output belongs to it.
@@ -142,8 +143,8 @@ class ConvNet(Layers):
 
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         if standardize:
-            layers["standardize"] = nn.LayerNorm((1, 28, 28), elementwise_affine=False)
-        in_channels, size, i = 1, 28, 0
+            layers["standardize"] = nn.LayerNorm((1, SIDE, SIDE), elementwise_affine=False)
+        in_channels, size, i = 1, SIDE, 0
         for block, out_channels in enumerate(channels, start=1):
             for number in range(1, convolutions + 1):
                 i += 1
@@ -160,8 +161,9 @@ class ConvNet(Layers):
             size = (size - convolutions * (kernel_size - 1 - 2 * padding)) // 2
             if size < 1:
                 raise UserError(
-                    f"channels {list(channels)}: a 28x28 image has room for {block - 1} blocks of "
-                    f"{convolutions} convolutions with kernels of {kernel_size}, padding {padding}"
+                    f"channels {list(channels)}: a {SIDE}x{SIDE} image has room for {block - 1} "
+                    f"blocks of {convolutions} convolutions with kernels of {kernel_size}, "
+                    f"padding {padding}"
                 )
         layers["flatten"] = nn.Flatten()
         layers["dense1"] = nn.Linear(in_channels * size * size, hidden, bias=not batch_norm)
@@ -169,7 +171,7 @@ class ConvNet(Layers):
             layers[f"norm{i + 1}"] = nn.BatchNorm1d(hidden)
         layers[f"relu{i + 1}"] = nn.ReLU()
         layers["dropout"] = nn.Dropout(dropout)
-        layers["dense2"] = nn.Linear(hidden, 10)
+        layers["dense2"] = nn.Linear(hidden, NUM_CLASSES)
         super().__init__(layers, no_digit_below, views)
         self.settings = settings
 
@@ -221,7 +223,7 @@ class ResNet(Layers):
             raise UserError(f"width {width} must be 1 or more")
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         if standardize:
-            layers["standardize"] = nn.LayerNorm((1, 28, 28), elementwise_affine=False)
+            layers["standardize"] = nn.LayerNorm((1, SIDE, SIDE), elementwise_affine=False)
         layers["conv1"] = nn.Conv2d(1, width, 5, padding=2)
         layers["pool1"] = nn.MaxPool2d(2)
         layers["relu1"] = nn.ReLU()
@@ -236,7 +238,7 @@ class ResNet(Layers):
         layers["norm3"] = nn.BatchNorm2d(width)
         layers["mean"] = nn.AdaptiveAvgPool2d(1)
         layers["flatten"] = nn.Flatten()
-        layers["dense"] = nn.Linear(width, 10)
+        layers["dense"] = nn.Linear(width, NUM_CLASSES)
         super().__init__(layers, no_digit_below, views)
 
 
@@ -328,10 +330,11 @@ def networks_of(network: "Network | Ensemble") -> list[Network]:
 
 
 def _check(pixels: Tensor) -> None:
-    if pixels.shape[1:] != (1, 28, 28) or not pixels.is_floating_point():
+    if pixels.shape[1:] != (1, SIDE, SIDE) or not pixels.is_floating_point():
         raise UserError(
-            f"a network takes float pixels (B, 1, 28, 28) in [0, 1], not {pixels.dtype} "
-            f"{tuple(pixels.shape)}; network.to_pixels makes them of uint8 images (B, 28, 28)"
+            f"a network takes float pixels (B, 1, {SIDE}, {SIDE}) in [0, 1], not {pixels.dtype} "
+            f"{tuple(pixels.shape)}; network.to_pixels makes them of uint8 images "
+            f"(B, {SIDE}, {SIDE})"
         )
 
 

@@ -49,6 +49,7 @@ from mnist_lightning.reading.picture import (
     open_picture,
 )
 from mnist_lightning.reading.reader import Page, read
+from mnist_lightning.sizes import NUM_CLASSES
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
@@ -194,7 +195,7 @@ def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
 
     @app.get("/digits", include_in_schema=False)
     async def get_digits() -> dict[str, Any]:
-        some = [int(random.choice((labels == digit).nonzero())) for digit in range(10)]
+        some = [int(random.choice((labels == digit).nonzero())) for digit in range(NUM_CLASSES)]
         wrong = random.sample(mistakes, min(10, len(mistakes)))
         return {
             "digits": [{"index": i, "label": int(labels[i])} for i in some],

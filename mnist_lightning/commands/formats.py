@@ -19,11 +19,12 @@ from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import check_output, replace_file
 from mnist_lightning.network import to_pixels
+from mnist_lightning.sizes import CLASSES, SIDE
 from mnist_lightning.text import printable
 
 METADATA = {
-    "labels": ",".join(str(digit) for digit in range(10)),
-    "input": "pixels, float32 (batch, 1, 28, 28) in [0, 1], light ink on black",
+    "labels": ",".join(CLASSES),
+    "input": f"pixels, float32 (batch, 1, {SIDE}, {SIDE}) in [0, 1], light ink on black",
     "producer": f"mnist_lightning {version('mnist_lightning')}",
     "torch": version("torch"),
 }
@@ -69,7 +70,7 @@ def to_onnx(network: nn.Module) -> bytes:
     """
     program = torch.onnx.export(
         WithProbabilities(network),
-        (torch.zeros(2, 1, 28, 28),),  # a batch of 1 would be taken for a constant
+        (torch.zeros(2, 1, SIDE, SIDE),),  # a batch of 1 would be taken for a constant
         dynamo=True,
         input_names=["pixels"],
         output_names=["logits", "probabilities"],
@@ -118,7 +119,7 @@ def to_pt2(network: nn.Module) -> bytes:
     contents = io.BytesIO()
     program = torch.export.export(
         WithProbabilities(network),
-        (torch.zeros(2, 1, 28, 28),),
+        (torch.zeros(2, 1, SIDE, SIDE),),
         dynamic_shapes=({0: torch.export.Dim("batch")},),
     )
     torch.export.save(program, contents, extra_files=METADATA)

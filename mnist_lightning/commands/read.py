@@ -35,13 +35,14 @@ from mnist_lightning.errors import UserError
 from mnist_lightning.files import PNG, PNG_METADATA, check_output, is_ours, replace_file
 from mnist_lightning.reading.picture import MAX_PIXELS, decode, flatten, open_pages
 from mnist_lightning.reading.reader import Page, read_each
+from mnist_lightning.sizes import NUM_CLASSES
 from mnist_lightning.text import percent, printable
 
 SUFFIXES = tuple(".png .jpg .jpeg .webp .avif .heic .heif .hif .gif .bmp .tif .tiff".split())
 
 MOST_BYTES = 4 * MAX_PIXELS  # of a picture on standard input, which may have no end
 COLUMNS = ["file", "digit", "probability", "second", "second_probability"]
-COLUMNS += [*(f"p{digit}" for digit in range(10)), "is_digit"]
+COLUMNS += [*(f"p{digit}" for digit in range(NUM_CLASSES)), "is_digit"]
 BOX = ["left", "top", "right", "bottom"]
 PLACE = ["page", "line", *BOX]
 # How a file of readings is known as ours, also one of before.

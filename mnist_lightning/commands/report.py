@@ -39,6 +39,7 @@ from mnist_lightning.network import Ensemble, Network, networks_of, to_pixels
 from mnist_lightning.reading.picture import fit, flatten, open_picture
 from mnist_lightning.reading.reader import read
 from mnist_lightning.runs import Curves, read_curves, run_folder
+from mnist_lightning.sizes import NUM_CLASSES, SIDE
 from mnist_lightning.text import percent, printable
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def main(arguments: list[str]) -> None:
     is_run = len(options.ckpt_path) == 1 and not options.ckpt_path[0].endswith(".safetensors")
     run = read_checkpoint(options.ckpt_path[0]) if is_run else {}
     if options.layer is not None:
-        layer_output(network, torch.zeros(1, 1, 28, 28), options.layer)
+        layer_output(network, torch.zeros(1, 1, SIDE, SIDE), options.layer)
     paths = ", ".join(f"<code>{escape(printable(path))}</code>" for path in options.ckpt_path)
     source = paths or "the one that is shipped"
     if options.picture:
@@ -233,7 +234,7 @@ def _page(
     num_images, hits = len(labels), int((logits.argmax(dim=1) == labels).sum())
     low, high = wilson_interval(hits, num_images)
     probabilities = logits.softmax(dim=1)
-    error = multiclass_calibration_error(probabilities, labels, 10)
+    error = multiclass_calibration_error(probabilities, labels, NUM_CLASSES)
     members = networks_of(network)
     size = f"in {len(members)} networks" if len(members) > 1 else "one network"
     numbers = [

@@ -9,6 +9,7 @@ from urllib.parse import unquote_to_bytes
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mnist_lightning.errors import UserError
+from mnist_lightning.sizes import NUM_CLASSES
 
 MOST_BYTES = 10_000_000  # of a picture
 MOST_BODY = MOST_BYTES * 4 // 3 + 1000  # base64 makes four bytes of three; and what is around it
@@ -38,7 +39,7 @@ class Digit(Model):
     second: Numeral = Field(description="The second guess.")
     second_probability: Share = Field(description="Its probability.")
     probabilities: list[Share] = Field(
-        description="Of the digits 0 to 9.", min_length=10, max_length=10
+        description="Of the digits 0 to 9.", min_length=NUM_CLASSES, max_length=NUM_CLASSES
     )
     is_digit: bool = Field(description="Whether it is probable enough that there is one at all.")
     box: list[int] = Field(

@@ -27,6 +27,7 @@ from mnist_lightning.data.neighbors import NUM_NUMBERS as NUM_NEIGHBOR_NUMBERS
 from mnist_lightning.data.neighbors import neighbors
 from mnist_lightning.data.nondigits import NUM_NUMBERS, nondigits
 from mnist_lightning.errors import UserError
+from mnist_lightning.sizes import NUM_CLASSES, SIDE
 
 # Columns of a row after the six of its matrix: how strong each change is, 0 for none; then places
 # and levels in [0, 1); then whether an image gets a neighbor, becomes no digit or, being a 1, gets
@@ -94,7 +95,7 @@ class Augmentation:
             "blur": (14, "pixels"),
             "stroke": (1, "pixel"),
             "outline": (1, "(a share of the ink)"),
-            "cover": (28, "pixels"),
+            "cover": (SIDE, "pixels"),
         }
         for name, (most, unit) in ranges.items():
             value = getattr(self, name)
@@ -197,7 +198,7 @@ class Augmentation:
                     rows[has_neighbor, NUMBERS],
                 )
             if labels.ndim == 1:
-                labels = F.one_hot(labels, 10).float()
+                labels = F.one_hot(labels, NUM_CLASSES).float()
             labels = torch.where(is_none[:, None], torch.full_like(labels, 0.1), labels)
         if self.warps:
             pixels = warp(pixels, rows[:, :6].unflatten(1, (2, 3)))
@@ -313,11 +314,11 @@ def change_looks(pixels: Tensor, rows: Tensor) -> Tensor:
     around = _spread(pixels, torch.maximum) - columns[OUTLINE] * pixels
     pixels = torch.where(is_outlined, around, pixels)
 
-    places = torch.arange(28, device=pixels.device) + 0.5
-    down, right = places[:, None] - 28 * columns[DOWN], places - 28 * columns[RIGHT]
+    places = torch.arange(SIDE, device=pixels.device) + 0.5
+    down, right = places[:, None] - SIDE * columns[DOWN], places - SIDE * columns[RIGHT]
     cos, sin = (math.pi * columns[ANGLE]).cos(), (math.pi * columns[ANGLE]).sin()
     width = columns[COVER]
-    length = width + columns[LENGTH] * (28 - width)
+    length = width + columns[LENGTH] * (SIDE - width)
     inside = torch.minimum(
         width / 2 - (cos * down - sin * right).abs(), length / 2 - (sin * down + cos * right).abs()
     )
@@ -325,7 +326,7 @@ def change_looks(pixels: Tensor, rows: Tensor) -> Tensor:
     pixels = pixels + share * (columns[GRAY] - pixels)
 
     # A Gaussian's weights from each place to each other one: blurring is two matrix products.
-    distance = torch.arange(28, device=pixels.device)
+    distance = torch.arange(SIDE, device=pixels.device)
     decay = (-0.5 * (distance / rows[:, BLUR, None].clamp(min=1e-3)).square()).exp()
     weights = decay[:, None, (distance[:, None] - distance).abs()]
     weights = weights / weights.sum(dim=-1, keepdim=True)
@@ -333,10 +334,10 @@ def change_looks(pixels: Tensor, rows: Tensor) -> Tensor:
 
     loss = columns[CONTRAST]
     corners = rows[:, LIGHT].view(-1, 1, 2, 2)
-    light = F.interpolate(corners, size=28, mode="bilinear", align_corners=True)
+    light = F.interpolate(corners, size=SIDE, mode="bilinear", align_corners=True)
     pixels = light * loss + (1 - loss) * pixels
 
-    tape = _noise_tape(pixels.device).unfold(0, 28 * 28, 1)
+    tape = _noise_tape(pixels.device).unfold(0, SIDE * SIDE, 1)
     noise = tape[(rows[:, OFFSET] * len(tape)).long()].view_as(pixels)
     return (pixels + columns[NOISE] * noise).clamp(0, 1)
 

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from mnist_lightning.sizes import SIDE
+
 NUM_UPSTROKE_NUMBERS = 5
 
 
@@ -25,9 +27,9 @@ def draw(curves: Tensor, radii: Tensor) -> Tensor:
     # |p - i|^2 = |p|^2 + |i|^2 - 2 p i, of the nearest ink
     nearest = (ink.square().sum(dim=2)[:, None] - 2 * places @ ink.mT).amin(dim=2)
     distance = (nearest + places.square().sum(dim=1)).clamp(min=0).sqrt()
-    shares = torch.zeros(*exists.shape, 28 * 28, device=curves.device)
+    shares = torch.zeros(*exists.shape, SIDE * SIDE, device=curves.device)
     shares[exists] = (radii[:, None] + 0.5 - distance).clamp(0, 1)
-    return shares.amax(dim=1).view(-1, 1, 28, 28)
+    return shares.amax(dim=1).view(-1, 1, SIDE, SIDE)
 
 
 def to_convention(pixels: Tensor) -> Tensor:
@@ -49,10 +51,10 @@ def to_convention(pixels: Tensor) -> Tensor:
     for sum_, (low, high) in zip(sums, boxes, strict=True):
         places = torch.arange(sum_.shape[1], device=pixels.device) + 0.5
         center = (sum_ * places).sum(dim=1) / sum_.sum(dim=1).clamp(min=1e-6)
-        corner = (14.5 - (center - low) * scale).round().clamp(min=0)
-        corner = torch.minimum(corner, (28 - (high - low) * scale).floor())
-        # What each of the 28 places sees of the input: a triangle, of two places' width.
-        seen = (torch.arange(28, device=pixels.device) + 0.5 - corner[:, None]) / scale[:, None]
+        corner = (SIDE / 2 + 0.5 - (center - low) * scale).round().clamp(min=0)
+        corner = torch.minimum(corner, (SIDE - (high - low) * scale).floor())
+        # What each of the SIDE places sees of the input: a triangle, of two places' width.
+        seen = (torch.arange(SIDE, device=pixels.device) + 0.5 - corner[:, None]) / scale[:, None]
         width = (1 / scale).clamp(min=1)[:, None, None]
         distance = ((low[:, None] + seen)[:, :, None] - places).abs()
         weight = (1 - distance / width).clamp(min=0)
@@ -127,7 +129,7 @@ def _axis(pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 def _places(device: torch.device) -> Tensor:
     """Return the centers (x, y) of an image's pixels, row by row, `(784, 2)`."""
-    centers = torch.arange(28, device=device) + 0.5
+    centers = torch.arange(SIDE, device=device) + 0.5
     return torch.cartesian_prod(centers, centers).flip(1)
 
 

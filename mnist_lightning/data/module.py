@@ -17,6 +17,7 @@ from mnist_lightning.data.batches import Batches, stratified_sample, writers_sam
 from mnist_lightning.data.predictions import read_predictions
 from mnist_lightning.errors import UserError
 from mnist_lightning.network import to_pixels
+from mnist_lightning.sizes import NUM_CLASSES
 
 
 class MNISTDataModule(pl.LightningDataModule):
@@ -281,8 +282,8 @@ class MNISTDataModule(pl.LightningDataModule):
                 f"{path} holds {len(strangers):,} images that are trained on or held out here, as "
                 f"image {strangers[0]}: use the val_size, train_size and split_seed of its predict"
             )
-        labels = torch.zeros(len(self.fit_images), 10)
-        labels[: len(self.train_labels)] = F.one_hot(self.train_labels.cpu(), 10)
+        labels = torch.zeros(len(self.fit_images), NUM_CLASSES)
+        labels[: len(self.train_labels)] = F.one_hot(self.train_labels.cpu(), NUM_CLASSES)
         labels[indices] = probabilities
         self.fit_labels = labels.to(self.train_images.device)
         self.pseudo_indices = indices

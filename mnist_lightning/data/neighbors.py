@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mnist_lightning.data.drawing import is_line, to_convention
+from mnist_lightning.sizes import SIDE
 
 NUM_NUMBERS = 9
-SIDE = 40  # of a digit's place, which leaves room for the neighbor's size and height
+PLACE = SIDE + 12  # of a digit's place, which leaves room for the neighbor's size and height
 # Digits whose left or right part, with less than two thirds of the ink, is no digit. The right part
 # of an 8 may be a 3, that of a 4 or a 9 is a 1.
 LEFT_PARTS, RIGHT_PARTS = (0, 2, 3, 4, 5, 8, 9), (0, 2)
@@ -34,7 +35,7 @@ def neighbors(
         whose piece is neither surely its digit nor surely none is returned as it is.
     """
     side, size, down, gap, reach, place, slant, bend, follows = numbers[:, :NUM_NUMBERS].unbind(1)
-    own = F.pad(pixels, [(SIDE - 28) // 2] * 4)
+    own = F.pad(pixels, [(PLACE - SIDE) // 2] * 4)
     other = _scaled(others, (0.6 * (size - 0.5)).exp(), 0.4 * (down - 0.5))
     is_left = side < 0.5
     left, right = (
@@ -43,15 +44,15 @@ def neighbors(
 
     # The right one is moved until their ink touches in some row: 1 to 3 pixels of it overlap, or
     # none, or there is a gap of 1 or 2.
-    columns = torch.arange(SIDE, device=pixels.device)
-    last = torch.where(left[:, 0] > 0.3, columns, -SIDE).amax(dim=2)
-    first = torch.where(right[:, 0] > 0.3, columns, 2 * SIDE).amin(dim=2)
+    columns = torch.arange(PLACE, device=pixels.device)
+    last = torch.where(left[:, 0] > 0.3, columns, -PLACE).amax(dim=2)
+    first = torch.where(right[:, 0] > 0.3, columns, 2 * PLACE).amin(dim=2)
     last = F.max_pool1d(last[:, None].float(), 3, 1, 1)[:, 0]  # corners touch too
     distance, row = (first - last).min(dim=1)
-    move = (1 + (6 * gap).floor() - 3 - distance).clamp(0, SIDE).long()
-    columns = torch.arange(2 * SIDE, device=pixels.device)
-    index = (columns - move[:, None]) % (2 * SIDE)
-    left, right = F.pad(left, (0, SIDE)), F.pad(right, (0, SIDE))
+    move = (1 + (6 * gap).floor() - 3 - distance).clamp(0, PLACE).long()
+    columns = torch.arange(2 * PLACE, device=pixels.device)
+    index = (columns - move[:, None]) % (2 * PLACE)
+    left, right = F.pad(left, (0, PLACE)), F.pad(right, (0, PLACE))
     right = right.gather(3, index[:, None, None].expand_as(right))
 
     # A cut is a parabola through the place where they touch, or follows the border between them;
@@ -60,7 +61,7 @@ def neighbors(
     middle = border.gather(1, row[:, None])
     border = torch.minimum(torch.maximum(border, middle - 8), middle + 8)
     border = F.avg_pool1d(border[:, None], 5, 1, 2, count_include_pad=False)[:, 0]
-    rows = torch.arange(SIDE, device=pixels.device) - row[:, None]
+    rows = torch.arange(PLACE, device=pixels.device) - row[:, None]
     curve = middle + (slant[:, None] - 0.5) * 1.4 * rows + (bend[:, None] - 0.5) * 0.04 * rows**2
     far = torch.where(reach < 0.9, 16.0, 100.0)
     moved = 2 * (place - 0.5) * torch.where(reach < 0.5, 3.0, far)
@@ -87,9 +88,9 @@ def neighbors(
 
 
 def _scaled(pixels: Tensor, scale: Tensor, down: Tensor) -> Tensor:
-    """Scale images, and move them down by a share of their height, within `SIDE` pixels."""
+    """Scale images, and move them down by a share of their height, within `PLACE` pixels."""
     zero = torch.zeros_like(scale)
-    ratio = SIDE / 28 / scale
+    ratio = PLACE / SIDE / scale
     matrices = torch.stack([ratio, zero, zero, zero, ratio, -down], dim=1).view(-1, 2, 3)
-    grid = F.affine_grid(matrices, [len(pixels), 1, SIDE, SIDE], align_corners=False)
+    grid = F.affine_grid(matrices, [len(pixels), 1, PLACE, PLACE], align_corners=False)
     return F.grid_sample(pixels, grid, padding_mode="zeros", align_corners=False)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mnist_lightning.data.drawing import draw, is_line, to_convention
+from mnist_lightning.sizes import SIDE
 
 NUM_STROKES, NUM_POINTS = 5, 40  # most strokes of a scribble; places on each
 NUM_NUMBERS = 5 + 10 * NUM_STROKES
@@ -37,15 +38,15 @@ def nondigits(pixels: Tensor, labels: Tensor, others: Tensor, numbers: Tensor) -
     scribbles = _scribbles(numbers[:, 1:], is_scribble)
     disorder = _disorder(pixels, numbers[:, 1:17])
     # The right half of one, then the left half of another: two halves of a 0 are no 0.
-    halves = torch.cat([pixels[..., 14:], others[..., :14]], dim=-1)
+    halves = torch.cat([pixels[..., SIDE // 2 :], others[..., : SIDE // 2]], dim=-1)
 
     def instead(changed: Tensor, digits: tuple[int, ...]) -> Tensor:
         is_none = torch.isin(labels, torch.tensor(digits, device=labels.device))
         return torch.where(is_none[:, None, None, None], changed, halves)
 
-    left, top = pixels[..., :14], pixels[..., :14, :]
+    left, top = pixels[..., : SIDE // 2], pixels[..., : SIDE // 2, :]
     angle = 2 * math.pi * numbers[:, 17, None, None, None]
-    places = torch.arange(28, device=pixels.device) - 13.5
+    places = torch.arange(SIDE, device=pixels.device) - (SIDE - 1) / 2
     beyond = (
         angle.cos() * places[:, None] + angle.sin() * places > 2 * numbers[:, 18, None, None, None]
     )
@@ -54,7 +55,7 @@ def nondigits(pixels: Tensor, labels: Tensor, others: Tensor, numbers: Tensor) -
     struck = torch.where(is_struck[:, None, None, None], struck, halves)
     kinds = [
         halves,
-        torch.cat([pixels[..., 14:, :], others[..., :14, :]], dim=-2),
+        torch.cat([pixels[..., SIDE // 2 :, :], others[..., : SIDE // 2, :]], dim=-2),
         torch.maximum(pixels, others.mT.flip(-1)),
         disorder,
         instead(pixels.mT.flip(-1), ON_SIDE),
@@ -77,9 +78,9 @@ def nondigits(pixels: Tensor, labels: Tensor, others: Tensor, numbers: Tensor) -
 
 def _disorder(pixels: Tensor, numbers: Tensor) -> Tensor:
     """Put the 16 patches of 7x7 pixels of each image in a random order."""
-    patches = F.unfold(pixels, 7, stride=7)
+    patches = F.unfold(pixels, SIDE // 4, stride=SIDE // 4)
     order = numbers.argsort(dim=1)[:, None].expand_as(patches)
-    return F.fold(patches.gather(2, order), (28, 28), 7, stride=7)
+    return F.fold(patches.gather(2, order), (SIDE, SIDE), SIDE // 4, stride=SIDE // 4)
 
 
 def _scribbles(numbers: Tensor, is_whole: Tensor) -> Tensor:
@@ -137,5 +138,5 @@ def _scribbles(numbers: Tensor, is_whole: Tensor) -> Tensor:
     narrow = torch.stack([0.6 + 0.4 * first[:, 3], torch.ones_like(length)], dim=1)
     scale = torch.where(is_whole[:, None], narrow / length[:, None], 0.2 + 0.8 * first[:, 3:])
     center = torch.where(is_whole[:, None], (low + high) / 2, 0.5)
-    curves = 14.5 + 18 * scale[:, None, None] * (curves - center[:, None, None])
+    curves = SIDE / 2 + 0.5 + 18 * scale[:, None, None] * (curves - center[:, None, None])
     return draw(curves, exists * (0.7 + 1.1 * first[:, 2:3] + 0.4 * chances[..., 0]))

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import replace_file
+from mnist_lightning.sizes import NUM_CLASSES
 
-PROBABILITIES = ",".join(f"p{digit}" for digit in range(10))
+PROBABILITIES = ",".join(f"p{digit}" for digit in range(NUM_CLASSES))
 HEADER = f"set,image,digit,{PROBABILITIES}"
 # Of test images; nothing is learned from their labels.
 LABELED = f"set,image,digit,label,{PROBABILITIES}"
@@ -71,12 +72,12 @@ def read_predictions(path: str | Path) -> tuple[str, np.ndarray, Tensor]:
         del fields[2 : 3 if labeled else 2]  # the true labels are never learned from
         try:
             index, _, *row = [int(field) for field in fields[:2]] + [float(p) for p in fields[2:]]
-            is_right = set_.endswith(("/train", "/test")) and len(row) == 10 and min(row) >= 0
-            if not (is_right and index >= 0 and abs(sum(row) - 1) < 1e-3):
+            is_right = set_.endswith(("/train", "/test")) and len(row) == NUM_CLASSES
+            if not (is_right and min(row) >= 0 and index >= 0 and abs(sum(row) - 1) < 1e-3):
                 raise ValueError
         except ValueError:
             raise UserError(
-                f"{path}, line {number}: not a set, an image, a digit and ten "
+                f"{path}, line {number}: not a set, an image, a digit and {NUM_CLASSES} "
                 f"probabilities: {line[:60]}"
             ) from None
         sets.add(set_)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from mnist_lightning.figures.measures import integrated_gradients, wilson_interval, worst
 from mnist_lightning.figures.style import (
-    DIGITS,
     PIXELS,
     are_long,
     diverging,
@@ -19,6 +18,7 @@ from mnist_lightning.figures.style import (
     palette,
     show_tiles,
 )
+from mnist_lightning.sizes import CLASSES, NUM_CLASSES
 from mnist_lightning.text import percent
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @house_style()
-def confusion_matrix(predicted: Tensor, labels: Tensor, names: Sequence[str] = DIGITS) -> "Figure":
+def confusion_matrix(predicted: Tensor, labels: Tensor, names: Sequence[str] = CLASSES) -> "Figure":
     """Return a figure of the confusion matrix: how often each class is read as which.
 
     Args:
@@ -39,10 +39,11 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, names: Sequence[str] = D
     """
     from matplotlib.colors import LinearSegmentedColormap
 
-    counts = torch.bincount(10 * labels + predicted, minlength=100).reshape(10, 10)
+    counts = torch.bincount(NUM_CLASSES * labels + predicted, minlength=NUM_CLASSES**2)
+    counts = counts.reshape(NUM_CLASSES, NUM_CLASSES)
     mistakes = counts - counts.diag().diag()
     most = int(mistakes.max())
-    true, read = divmod(int(mistakes.argmax()), 10)
+    true, read = divmod(int(mistakes.argmax()), NUM_CLASSES)
 
     often = f", most often {names[true]} as {names[read]} ({most:,} times)" if most > 1 else ""
     figure = new_figure(
@@ -66,7 +67,7 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, names: Sequence[str] = D
             color = palette().paper if count > 0.5 * most else palette().ink
             axes.text(column, row, f"{count:,}", ha="center", va="center", color=color)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(range(10), names)
+        axis.set_ticks(range(NUM_CLASSES), names)
         axis.set_ticks(np.arange(0.5, 9), minor=True)
     if are_long(names):
         axes.tick_params(axis="x", labelrotation=90)
@@ -79,7 +80,7 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, names: Sequence[str] = D
 
 
 @house_style()
-def class_accuracy(predicted: Tensor, labels: Tensor, names: Sequence[str] = DIGITS) -> "Figure":
+def class_accuracy(predicted: Tensor, labels: Tensor, names: Sequence[str] = CLASSES) -> "Figure":
     """Return a figure of each class's accuracy with its 95% interval.
 
     Args:
@@ -90,8 +91,8 @@ def class_accuracy(predicted: Tensor, labels: Tensor, names: Sequence[str] = DIG
     Returns:
         One panel with a dot for each class that has images.
     """
-    counts = torch.bincount(labels, minlength=10).numpy()
-    hits = torch.bincount(labels[predicted == labels], minlength=10).numpy()
+    counts = torch.bincount(labels, minlength=NUM_CLASSES).numpy()
+    hits = torch.bincount(labels[predicted == labels], minlength=NUM_CLASSES).numpy()
     (present,) = counts.nonzero()
     accuracies = hits[present] / counts[present]
     low, high = wilson_interval(hits[present], counts[present])
@@ -116,7 +117,7 @@ def class_accuracy(predicted: Tensor, labels: Tensor, names: Sequence[str] = DIG
             size=9,
             color=palette().gray,
         )
-    axes.set_yticks(range(10), names)
+    axes.set_yticks(range(NUM_CLASSES), names)
     axes.invert_yaxis()
     axes.grid(axis="x")
     axes.set_xlim(right=100 + 0.02 * (100 - 100 * low.min()))
@@ -132,7 +133,7 @@ def mistakes(
     labels: Tensor,
     probabilities: Tensor,
     num: int = 24,
-    names: Sequence[str] = DIGITS,
+    names: Sequence[str] = CLASSES,
 ) -> "Figure":
     """Return a figure of misread images, the most confident mistakes first.
 
@@ -189,7 +190,7 @@ def attribution(
     labels: Tensor,
     probabilities: Tensor,
     num: int = 6,
-    names: Sequence[str] = DIGITS,
+    names: Sequence[str] = CLASSES,
 ) -> "Figure":
     """Return a figure of which pixels supported the wrong class and which the true one.
 
@@ -223,7 +224,7 @@ def attribution(
 
 @house_style()
 def evidence(
-    network: nn.Module, pixels: Tensor, probabilities: Tensor, names: Sequence[str] = DIGITS
+    network: nn.Module, pixels: Tensor, probabilities: Tensor, names: Sequence[str] = CLASSES
 ) -> "Figure":
     """Return a figure of which pixels supported the answer and which the second guess.
 
@@ -331,7 +332,7 @@ def reliability(probabilities: Tensor, labels: Tensor) -> "Figure":
     from torchmetrics.functional.classification import multiclass_calibration_error
 
     num_bins = 15
-    error = multiclass_calibration_error(probabilities, labels, 10, num_bins, norm="l1")
+    error = multiclass_calibration_error(probabilities, labels, NUM_CLASSES, num_bins, norm="l1")
     confidence, predicted = (values.numpy() for values in probabilities.max(dim=1))
     right = predicted == labels.numpy()
     bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)

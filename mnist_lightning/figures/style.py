@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from mnist_lightning.files import PNG_METADATA
+from mnist_lightning.sizes import SIDE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +43,6 @@ BLUE, VERMILION = LIGHT.blue, LIGHT.vermilion
 INK, GRAY, PALE = LIGHT.ink, LIGHT.gray, LIGHT.pale
 _palette = ContextVar("palette", default=LIGHT)
 
-DIGITS = tuple("0123456789")  # the names of the classes, unless they have others
 
 PAD = 0.12  # inches around a figure's parts
 TITLE = PAD + 0.42  # inches that its title and the line below take
@@ -130,7 +130,7 @@ def figure_of_tiles(
     `color_bar` labels the color bar, if there is one; for other arguments see `show_tiles`.
     """
     width = 6.4 if color_bar else 7.26
-    height = width * -(-len(tiles) // columns) * (28 + gap[0]) / (columns * (28 + gap[1]))
+    height = width * -(-len(tiles) // columns) * (SIDE + gap[0]) / (columns * (SIDE + gap[1]))
     figure = new_figure((7.5, height + 0.8), title, subtitle)
     axes = figure.subplots()
     corners = show_tiles(axes, tiles, columns, gap, **style)
@@ -158,7 +158,7 @@ def show_tiles(
     axes.axis("off")
     if len(tiles) == 0:
         return []
-    scale = max(1, 28 // tiles.shape[1])
+    scale = max(1, SIDE // tiles.shape[1])
     tiles = tiles.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
     num, height, width = tiles.shape
     rows, down, along = -(-num // columns), height + gap[0], width + gap[1]

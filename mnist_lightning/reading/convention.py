@@ -15,6 +15,7 @@ from PIL import Image
 from mnist_lightning.reading.ink import find_ink, stroke_width
 from mnist_lightning.reading.picture import fit, flatten
 from mnist_lightning.reading.windows import dilate
+from mnist_lightning.sizes import SIDE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,9 +71,9 @@ def place(ink: np.ndarray, stroke: float) -> np.ndarray:
         ink = dilate(np.pad(ink, growth), 2 * growth + 1, 2 * growth + 1)
     small = np.asarray(fit(Image.fromarray(ink), 20)).clip(0, 1)  # bicubic scaling overshoots
     height, width = small.shape
-    corner = 14 - np.array(_center_of_mass(small))
-    row, column = corner.round().astype(int).clip(0, (28 - height, 28 - width))
-    image = np.zeros((28, 28), np.uint8)
+    corner = SIDE / 2 - np.array(_center_of_mass(small))
+    row, column = corner.round().astype(int).clip(0, (SIDE - height, SIDE - width))
+    image = np.zeros((SIDE, SIDE), np.uint8)
     image[row : row + height, column : column + width] = (255 * small).round()
     return image
 
@@ -83,7 +84,7 @@ def as_it_is(picture: Image.Image) -> np.ndarray | None:
     Args:
         picture: In mode RGB or L.
     """
-    if picture.size == (28, 28) and picture.mode == "L":
+    if picture.size == (SIDE, SIDE) and picture.mode == "L":
         pixels = np.array(picture)
         for image in (pixels, 255 - pixels):
             if _keeps_convention(image):
@@ -96,7 +97,7 @@ def _keeps_convention(image: np.ndarray) -> bool:
     ink = np.argwhere(image)
     if not len(ink) or np.ptp(ink, axis=0).max() >= 20:
         return False
-    return all(abs(center - 14) <= 0.5 for center in _center_of_mass(image))
+    return all(abs(center - SIDE / 2) <= 0.5 for center in _center_of_mass(image))
 
 
 def _center_of_mass(image: np.ndarray) -> tuple[float, float]:

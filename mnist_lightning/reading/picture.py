@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mnist_lightning.errors import UserError
+from mnist_lightning.sizes import SIDE
 from mnist_lightning.text import pip_install
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
@@ -259,8 +260,8 @@ def _head(path: Path) -> bytes:
 def _hint(shape: tuple[int, ...]) -> str:
     """Return what to do with an array that is no picture."""
     hints = []
-    if shape[1:] == (28, 28):
-        hints.append("read_images takes a stack (N, 28, 28)")
+    if shape[1:] == (SIDE, SIDE):
+        hints.append(f"read_images takes a stack (N, {SIDE}, {SIDE})")
     if len(shape) == 3 and shape[0] == 1:
         hints.append("image[0] is one picture")
     if len(shape) == 3 and shape[0] == 3:

@@ -16,6 +16,7 @@ from mnist_lightning.errors import UserError
 from mnist_lightning.reading.picture import Source, to_bytes
 from mnist_lightning.reading.segments import Segment
 from mnist_lightning.reading.workers import FEW, search
+from mnist_lightning.sizes import CLASSES, SIDE
 
 BATCH = 32  # images; more at once take longer each
 
@@ -39,11 +40,11 @@ class Reading:
     probabilities: tuple[float, ...]
     image: Tensor
     is_digit: bool = True
-    box: tuple[int, int, int, int] = (0, 0, 28, 28)
+    box: tuple[int, int, int, int] = (0, 0, SIDE, SIDE)
 
     def __str__(self) -> str:
         """Return the digit, or `?` if there is none."""
-        return str(self.digit) if self.is_digit else "?"
+        return CLASSES[self.digit] if self.is_digit else "?"
 
     @property
     def probability(self) -> float:
@@ -196,11 +197,11 @@ def read_images(images: Tensor | np.ndarray, network: Network) -> list[Reading]:
         UserError: If the images are anything else, or the network's answer is not finite.
     """
     array = _to_array(images)
-    if not isinstance(array, np.ndarray) or array.shape[1:] != (28, 28):
+    if not isinstance(array, np.ndarray) or array.shape[1:] != (SIDE, SIDE):
         what = array.shape if isinstance(array, np.ndarray) else f"a {type(images).__name__}"
         raise UserError(
-            "read_images takes a stack of MNIST's images, an array or tensor (N, 28, 28), uint8 or "
-            f"float in [0, 1]; this is {what}; read takes a picture of any size"
+            f"read_images takes a stack of MNIST's images, an array or tensor (N, {SIDE}, {SIDE}), "
+            f"uint8 or float in [0, 1]; this is {what}; read takes a picture of any size"
         )
     array = np.array(to_bytes(array))  # the readings' own
     answers = zip(array, _classify(network, array), strict=True)

@@ -20,6 +20,7 @@ from mnist_lightning.checkpoint import CHECKPOINT_FORMAT, NETWORK_SETTINGS
 from mnist_lightning.data.module import run_seed
 from mnist_lightning.errors import UserError
 from mnist_lightning.network import ConvNet, Ensemble, Network, build
+from mnist_lightning.sizes import NUM_CLASSES
 
 # Pixels, float32 (B, 1, 28, 28) in [0, 1], and labels, int64 (B,), or in training with
 # pseudo-labels probabilities, float32 (B, 10).
@@ -218,7 +219,9 @@ class MNISTClassifier(pl.LightningModule):
             )
         if logged:  # others are written nowhere
             digits = labels if labels.ndim == 1 else labels.argmax(dim=1)
-            accuracy = multiclass_accuracy(logits, digits, 10, average="micro", validate_args=False)
+            accuracy = multiclass_accuracy(
+                logits, digits, NUM_CLASSES, average="micro", validate_args=False
+            )
             self.log("train/loss", loss, prog_bar=True)
             self.log("train/accuracy", accuracy)
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -341,7 +344,7 @@ def _torchs_own(choice: dict[str, Any], module: Any) -> Any:
 def _metrics() -> nn.ModuleDict:
     return nn.ModuleDict(
         {
-            "accuracy": MulticlassAccuracy(10, average="micro"),
-            "calibration_error": CalibrationError(10),
+            "accuracy": MulticlassAccuracy(NUM_CLASSES, average="micro"),
+            "calibration_error": CalibrationError(NUM_CLASSES),
         }
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from mnist_lightning import figures
 from mnist_lightning.figures.measures import last_hidden
 from mnist_lightning.network import networks_of, to_pixels
+from mnist_lightning.sizes import SIDE
 from mnist_lightning.training.record import made_with
 
 # The Custom Scalars tab: training and validation in one chart.
@@ -73,7 +74,7 @@ class Pictures(Callback):
         with warnings.catch_warnings():
             # The only way into the Graphs tab is by what newer torch calls deprecated.
             warnings.simplefilter("ignore", FutureWarning)
-            logger.experiment.add_graph(_copy(pl_module), torch.zeros(1, 1, 28, 28))
+            logger.experiment.add_graph(_copy(pl_module), torch.zeros(1, 1, SIDE, SIDE))
 
         logger.experiment.add_custom_scalars(CHARTS)
         data = trainer.datamodule  # type: ignore[attr-defined]
