@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mnist_lightning.checkpoint import load
+    from mnist_lightning.data.datasets import save_set
     from mnist_lightning.data.module import MNISTDataModule
     from mnist_lightning.network import ConvNet, Ensemble, Network, ResNet
     from mnist_lightning.reading.reader import Page, Reading, read, read_images
@@ -24,6 +25,7 @@ __all__ = [
     "load",
     "read",
     "read_images",
+    "save_set",
 ]
 
 _ROOMS = {
@@ -39,6 +41,7 @@ _ROOMS = {
     "load": "checkpoint",
     "read": "reading.reader",
     "read_images": "reading.reader",
+    "save_set": "data.datasets",
 }
 
 

@@ -18,7 +18,16 @@ import torch
 from conftest import call
 from torchvision import datasets
 
-from mnist_lightning.data.datasets import ARCHIVES, SETS, WRITERS, Name, prepare, read, read_writers
+from mnist_lightning.data.datasets import (
+    ARCHIVES,
+    SETS,
+    WRITERS,
+    Name,
+    prepare,
+    read,
+    read_writers,
+    save_set,
+)
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.errors import UserError
 
@@ -479,3 +488,32 @@ def test_images_and_labels_must_be_as_many(tmp_path: Path) -> None:
     (tmp_path / "MNIST/raw/train-labels-idx1-ubyte").write_bytes(OWN)
     with pytest.raises(UserError, match="holds 30 images, .*-labels-idx1-ubyte 3 labels"):
         read(tmp_path, "MNIST", train=True)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy, lambda values: values.astype(int)])
+def test_saved_images_are_those_that_are_trained_on(tmp_path: Path, kind) -> None:  # type: ignore[no-untyped-def]
+    (images, labels), test = some(30), some(20)
+    for _ in range(2):  # again does no harm
+        save_set(tmp_path, kind(images.reshape(30, 784)), kind(labels), *map(kind, test))
+    prepare(tmp_path, "MNIST")
+    for train, pair in ((True, (images, labels)), (False, test)):
+        for found, right in zip(read(tmp_path, "MNIST", train), pair, strict=True):
+            assert np.array_equal(found.numpy(), right)
+    with pytest.raises(UserError, match="holds other images: name another folder than "):
+        save_set(tmp_path, images, labels[::-1].copy(), *test)
+
+
+def test_what_is_no_set_is_not_saved(root: str, tmp_path: Path) -> None:
+    images, labels = some(30)
+    for wrong, words in (
+        ((images / 255, labels), r"images are uint8 \(N, 28, 28\), and these torch.float64"),
+        ((images.astype(int) + 1, labels), "and these torch.int64"),
+        ((images[:, 1:], labels), "images of 27x28 pixels"),
+        ((images, labels[1:]), "30 images, .* 29 labels"),
+        ((images, labels.astype(int) - 1), "holds labels -1 to 8"),
+    ):
+        with pytest.raises(UserError, match=words):
+            save_set(tmp_path, images, labels, *wrong)
+        assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="holds other images"):
+        save_set(root, images, labels, images, labels)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import call
 
@@ -174,3 +175,22 @@ def test_the_tree_of_files_is_whole() -> None:
     code = tree.split("\ntests/")[0]
     files = [*ROOT.glob("mnist_lightning/**/*.py"), *ROOT.glob("scripts/*.py")]
     assert set(re.findall(r"\w+\.py", code)) == {path.name for path in files}
+
+
+def test_the_recipe_for_tables_makes_a_submission(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs it on a small table: 48 images to train on, 2,000 to keep, 5 to read."""
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"^```python\n(.*?)```", (ROOT / "docs/sets.md").read_text(), re.M | re.S)
+    assert len([line for line in code.splitlines() if line]) <= 10
+    pixels = ",".join(f"pixel{i}" for i in range(784))
+    rows = np.random.default_rng(0).integers(0, 256, (2048, 784))
+    lines = [f"{i % 10}," + ",".join(map(str, row)) for i, row in enumerate(rows)]
+    Path("train.csv").write_text("\n".join([f"label,{pixels}", *lines, ""]))
+    Path("test.csv").write_text("\n".join([pixels, *(line[2:] for line in lines[:5]), ""]))
+    module = mnist_lightning.data.module
+    few = partial(module.MNISTDataModule, val_size=8, batch_size=8)
+    monkeypatch.setattr(module, "MNISTDataModule", few)
+    exec(code, {})
+    assert re.fullmatch(r"ImageId,Label\n(?:\d,\d\n){5}", Path("submission.csv").read_text())

@@ -16,9 +16,10 @@ from urllib.error import URLError
 from zipfile import ZipFile
 
 import numpy as np
-from torch import Tensor, uint8
+import torch
+from torch import Tensor
 
-from mnist_lightning.data.parsers import read_idx, read_pair, read_turned_pair, read_usps
+from mnist_lightning.data.parsers import read_idx, read_pair, read_turned_pair, read_usps, to_idx
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import replace_file
 from mnist_lightning.sizes import CLASSES, NUM_CLASSES, SIDE
@@ -208,26 +209,48 @@ def read(root: Path, name: Name, train: bool) -> tuple[Tensor, Tensor]:
     set_ = SETS[name]
     paths = [root / set_.folder / file for file in (set_.train if train else set_.test)]
     images, labels = set_.read(*paths)
-    if images.dtype != uint8 or images.ndim != 3:
-        raise UserError(f"{paths[0]} holds no images: {images.dtype} {tuple(images.shape)}")
-    if labels.shape != images.shape[:1] or not len(labels):
-        raise UserError(
-            f"{paths[0]} holds {len(images):,} images, {paths[-1]} {len(labels):,} labels"
-        )
-    if images.shape[1:] != (SIDE, SIDE):
-        height, width = images.shape[1:]
-        raise UserError(
-            f"{paths[0]} holds images of {height}x{width} pixels and the network takes "
-            f"{SIDE}x{SIDE}: scale them, or change SIDE in mnist_lightning/sizes.py"
-        )
-    lowest, highest = int(labels.min()), int(labels.max())
-    if lowest < 0 or highest >= NUM_CLASSES:
-        raise UserError(
-            f"{paths[-1]} holds labels {lowest} to {highest} and the network tells {NUM_CLASSES} "
-            "classes apart, from 0: name yours in CLASSES in mnist_lightning/sizes.py"
-        )
+    _check(images, labels, paths[0], paths[-1])
     part = slice(None) if train else slice(*set_.part)
     return images[part], labels[part].long()
+
+
+def save_set(
+    root: str | Path, images: Any, labels: Any, test_images: Any, test_labels: Any
+) -> None:
+    """Write images of one's own where `MNISTDataModule(root)` reads MNIST.
+
+    Args:
+        root: The data's folder.
+        images: To train on: array or tensor, `(N, 28, 28)`, or `(N, 784)` as tables have them, of
+            integers, 0 for the paper to 255 for the ink.
+        labels: Their classes, integers `(N,)`, from 0.
+        test_images: Images to test by, likewise.
+        test_labels: Their classes.
+
+    Raises:
+        OSError: If a file can't be written.
+        UserError: If there are other files in the place, or these are no images and labels for a
+            network of these sizes.
+    """
+    folder = Path(root) / SETS["MNIST"].folder
+    files: dict[Path, bytes] = {}
+    for names, *pair in (
+        (SETS["MNIST"].train, images, labels),
+        (SETS["MNIST"].test, test_images, test_labels),
+    ):
+        pixels, classes = map(_as_bytes, pair)
+        if pixels.shape[1:] == (SIDE * SIDE,):
+            pixels = pixels.reshape(-1, SIDE, SIDE)
+        paths = [folder / name for name in names]
+        _check(pixels, classes, *paths)
+        files |= dict(zip(paths, (to_idx(pixels.numpy()), to_idx(classes.numpy())), strict=True))
+    for path, right in files.items():
+        archive = path.with_name(f"{path.name}.gz")
+        if archive.exists() or (path.exists() and path.read_bytes() != right):
+            raise UserError(f"{folder} holds other images: name another folder than {root}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, right in files.items():
+        replace_file(path, right)
 
 
 def read_test_set() -> tuple[Tensor, Tensor]:
@@ -277,6 +300,36 @@ def read_writers(root: Path, labels: Tensor) -> np.ndarray:
         f"{WRITERS[-1]}; where there is a network, this gets it: python -c 'from "
         f'torchvision.datasets import QMNIST; QMNIST("{root}", "train", download=True)\''
     )
+
+
+def _as_bytes(values: Any) -> Tensor:
+    """Return integers as uint8, and what is none, or none of a byte, as it is."""
+    tensor = torch.as_tensor(values).cpu()
+    is_integer = not tensor.is_floating_point() and bool((tensor.byte() == tensor).all())
+    return tensor.byte() if is_integer else tensor
+
+
+def _check(images: Tensor, labels: Tensor, of_images: Path, of_labels: Path) -> None:
+    """Refuse images and labels that no network of these sizes learns from."""
+    if images.dtype != torch.uint8 or images.ndim != 3:
+        what = f"{images.dtype} {tuple(images.shape)}"
+        raise UserError(f"{of_images}: images are uint8 (N, {SIDE}, {SIDE}), and these {what}")
+    if labels.shape != images.shape[:1] or not len(labels):
+        raise UserError(
+            f"{of_images} holds {len(images):,} images, {of_labels} {len(labels):,} labels"
+        )
+    if images.shape[1:] != (SIDE, SIDE):
+        height, width = images.shape[1:]
+        raise UserError(
+            f"{of_images} holds images of {height}x{width} pixels and the network takes "
+            f"{SIDE}x{SIDE}: scale them, or change SIDE in mnist_lightning/sizes.py"
+        )
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or highest >= NUM_CLASSES:
+        raise UserError(
+            f"{of_labels} holds labels {lowest} to {highest} and the network tells {NUM_CLASSES} "
+            "classes apart, from 0: name yours in CLASSES in mnist_lightning/sizes.py"
+        )
 
 
 def _right_files(name: Name, folder: Path) -> Iterator[tuple[Path, bytes]]:

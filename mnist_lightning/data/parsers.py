@@ -40,6 +40,12 @@ def read_idx(contents: bytes, name: str | Path) -> Tensor:
     return torch.from_numpy(values.astype(kind.newbyteorder("="))).reshape(sizes)
 
 
+def to_idx(values: np.ndarray) -> bytes:
+    """Return what `read_idx` reads as `values`, uint8 of any shape."""
+    head = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes()
+    return head + values.tobytes()
+
+
 def read_pair(images: Path, labels: Path) -> tuple[Tensor, Tensor]:
     """Read a file of images and one of labels, or of rows whose first number is a label."""
     rows = read_idx(labels.read_bytes(), labels)
