@@ -337,8 +337,8 @@ def test_pseudo_labels_fill_their_share_of_each_step(root: str, tmp_path: Path) 
         assert is_pseudo.sum() == 16 and len(labels) in (63, 64)
         assert (labels[~is_pseudo].amax(dim=1) == 1).all()
     # The file's own images, none twice before all came once.
-    batches.indices, batches.augmentation = batches.indices[:0], None
-    batches.pseudo_size = 10
+    batches.augmentation = None
+    batches.extra_size = 10
     batches.indices = np.arange(54 * 100)  # 100 steps, 1,000 images
     extra = torch.cat([images[54:] for images, _ in batches])
     expected = data.train_images[torch.from_numpy(unlabelled.predict_indices)]
@@ -358,7 +358,8 @@ def test_pseudo_labels_of_test_images_are_those_images(root: str, tmp_path: Path
 
 def test_only_confident_pseudo_labels_are_used(root: str, tmp_path: Path) -> None:
     path = write(tmp_path / "x.csv", "test", np.arange(5), p=0.75)
-    assert len(fit_data(root, pseudo_labels=path, pseudo_confidence=0.75).pseudo_indices) == 5
+    data = fit_data(root, pseudo_labels=path, pseudo_confidence=0.75)
+    assert data.extra_images and len(data.extra_images[1]) == 5
     with pytest.raises(ValueError, match="holds no probability of 0.8 or more"):
         fit_data(root, pseudo_labels=path, pseudo_confidence=0.8)
 

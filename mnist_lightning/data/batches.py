@@ -1,11 +1,12 @@
 """Batches by index: which images a step takes, in which order, and what is done to each."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mnist_lightning.data.augment import Augmentation
@@ -15,8 +16,8 @@ from mnist_lightning.data.augment import Augmentation
 class Batches:
     """Batches of images in memory, each one index operation, shared between processes.
 
-    An epoch visits every image of `indices` once, in `ceil(N / batch_size)` steps of nearly equal
-    size: no step is a small rest, and no rank has more steps than another.
+    An epoch visits every image of `indices` once, in steps of nearly equal size: no step is a small
+    rest, and no rank has more steps than another. Extra images may fill a share of each step.
 
     Iterating yields this rank's share of each step, `(images, labels)` or, with an augmentation,
     `(images, labels, rows)`: uint8 `(B, 28, 28)`, `B` rows of `labels`, and of the augmentation's
@@ -25,11 +26,13 @@ class Batches:
 
     Attributes:
         images: uint8 `(D, 28, 28)`.
-        labels: int64 `(D,)`, or float32 probabilities `(D, 10)`, on the device of `images`.
+        labels: int64 `(D,)`, on the device of `images`.
         indices: int64 `(N,)`, the images to visit.
         batch_size: Most images in a step, over all ranks.
-        pseudo_indices: int64 `(P,)`, images to fill a part of each step with, chosen at random.
-        pseudo_size: How many of them a step takes, over all ranks.
+        extra: More images, uint8 `(P, 28, 28)`, and their labels, int64 `(P,)` or float32
+            probabilities `(P, 10)`, likewise; they are chosen at random, and changed anew each time
+            that one comes. Needs a `shuffle_seed`.
+        extra_size: How many of them a step takes, over all ranks.
         shuffle_seed: Seed of each epoch's order and changes; None keeps the order of `indices`.
         augmentation: What is done to the images; None for nothing.
         num_copies: Number W of versions of each image.
@@ -42,8 +45,8 @@ class Batches:
     labels: Tensor
     indices: np.ndarray
     batch_size: int
-    pseudo_indices: np.ndarray = field(default_factory=lambda: np.arange(0))
-    pseudo_size: int = 0
+    extra: tuple[Tensor, Tensor] | None = None
+    extra_size: int = 0
     shuffle_seed: int | None = None
     augmentation: Augmentation | None = None
     num_copies: int = 1
@@ -53,41 +56,79 @@ class Batches:
 
     def __len__(self) -> int:
         """Return the number of steps in an epoch."""
-        return -(-len(self.indices) // (self.batch_size - self.pseudo_size))
+        return -(-len(self.indices) // (self.batch_size - self.extra_size))
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """Yield this rank's share of each step that is left of the epoch."""
         epoch, steps_done = self.progress()
-        device = self.images.device
-        order, pseudo, table, partners = self.indices, self.pseudo_indices, None, None
-        if self.shuffle_seed is not None:
-            order = np.random.default_rng((self.shuffle_seed, epoch, 0)).permutation(order)
-            if self.augmentation is not None:
-                seed = self.shuffle_seed, epoch
-                table = self.augmentation.table(len(self.images), self.num_copies, seed).to(device)
-                if self.augmentation.pairs:
-                    rng = np.random.default_rng((*seed, 4))
-                    chosen = rng.choice(self.indices, len(self.images))
-                    partners = torch.from_numpy(chosen).to(device)
-            if self.pseudo_size:  # none comes twice before all came once
-                rng = np.random.default_rng((self.shuffle_seed, epoch, 2))
-                size = len(self) * self.pseudo_size
-                rounds = [rng.permutation(pseudo) for _ in range(-(-size // len(pseudo)))]
-                pseudo = np.concatenate(rounds)[:size]
-        columns = [torch.from_numpy(indices).to(device) for indices in (order, pseudo)]
+        seed = None if self.shuffle_seed is None else (self.shuffle_seed, epoch)
+        order, labels, extra = self.indices, self.labels, self.extra
+        if seed:
+            order = np.random.default_rng((*seed, 0)).permutation(order)
+        if extra and extra[1].ndim == 2:
+            labels = F.one_hot(labels, extra[1].shape[1]).float()
+        takes = [self._take(self.images, labels, order, order, len(self.images), seed)]
+        if extra and self.extra_size:
+            assert seed
+            num, seed = len(self) * self.extra_size, (*seed, 2)
+            rng = np.random.default_rng(seed)
+            rounds = [rng.permutation(len(extra[0])) for _ in range(-(-num // len(extra[0])))]
+            chosen = np.concatenate(rounds)[:num]  # none comes twice before all came once
+            takes.append(self._take(*extra, chosen, np.arange(num), num, seed))
         num_shares = len(self) * self.num_ranks
         for share in range(steps_done * self.num_ranks + self.rank, num_shares, self.num_ranks):
-            parts = [
-                column[len(column) * share // num_shares : len(column) * (share + 1) // num_shares]
-                for column in columns
-            ]
-            visit = torch.cat(parts)
-            batch = [self.images[visit], self.labels[visit]]
-            if table is not None:
-                batch.append(table[:, visit].flatten(0, 1))
-            if partners is not None:
-                batch.append(self.images[partners[visit]])
+            parts = [take(share, num_shares) for take in takes]
+            batch = (
+                parts[0] if len(parts) == 1 else [torch.cat(c) for c in zip(*parts, strict=True)]
+            )
+            if len(batch) > 2:
+                batch[2] = batch[2].transpose(0, 1).flatten(0, 1)
             yield tuple(batch)
+
+    def _take(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        order: np.ndarray,
+        rows: np.ndarray,
+        num_rows: int,
+        seed: tuple[int, ...] | None,
+    ) -> Callable[[int, int], list[Tensor]]:
+        """Return what takes a share of an epoch's visits to images.
+
+        Args:
+            images: See `Batches`, like `labels`.
+            labels: Likewise.
+            order: int64 `(V,)`, the image of each visit.
+            rows: int64 `(V,)`, which row of the table of changes is a visit's.
+            num_rows: Number of the table's rows.
+            seed: Of the table; None for no changes.
+
+        Returns:
+            A function of a share's number and of how many there are, which returns its images, its
+            labels, its rows of the table, `(B, W, K)`, and other images; without changes, the first
+            two.
+        """
+        device = self.images.device
+        visits, row_of = (torch.from_numpy(indices).to(device) for indices in (order, rows))
+        table, partners = None, None
+        if seed and self.augmentation is not None:
+            table = self.augmentation.table(num_rows, self.num_copies, seed).to(device)
+            if self.augmentation.pairs:
+                chosen = np.random.default_rng((*seed, 4)).choice(self.indices, num_rows)
+                partners = torch.from_numpy(chosen).to(device)
+
+        def take(share: int, num_shares: int) -> list[Tensor]:
+            here = slice(*(len(visits) * end // num_shares for end in (share, share + 1)))
+            visit, row = visits[here], row_of[here]
+            part = [images[visit], labels[visit]]
+            if table is not None:
+                part.append(table[:, row].transpose(0, 1))
+            if partners is not None:
+                part.append(self.images[partners[row]])
+            return part
+
+        return take
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: `progress` knows where a run resumes. Lightning asks for this method."""

@@ -7,17 +7,17 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from mnist_lightning.data import datasets
 from mnist_lightning.data.augment import Augmentation
 from mnist_lightning.data.batches import Batches, stratified_sample, writers_sample
+from mnist_lightning.data.own import read_own
 from mnist_lightning.data.predictions import read_predictions
 from mnist_lightning.errors import UserError
 from mnist_lightning.network import to_pixels
-from mnist_lightning.sizes import NUM_CLASSES
+from mnist_lightning.text import printable
 
 
 class MNISTDataModule(pl.LightningDataModule):
@@ -25,7 +25,11 @@ class MNISTDataModule(pl.LightningDataModule):
 
     The order of the images is a function of (seed, epoch) and the augmentation of an image one of
     (seed, epoch, image), so neither changes with the batch size, the number of processes or a
-    restart. (Pseudo-labels of test images change it for all.) `run_seed` says which seed.
+    restart. `run_seed` says which seed.
+
+    Extra images can fill a share of each step: images with pseudo-labels, or a person's own
+    pictures, not both. They are chosen and changed anew each time; an epoch is one pass over the
+    others.
 
     Args:
         root: Folder of the data, in torchvision's layout; MNIST is put there if it is missing.
@@ -46,9 +50,12 @@ class MNISTDataModule(pl.LightningDataModule):
         pseudo_labels: A CSV file that `predict` wrote; its images are trained on too, with its
             probabilities as their labels. If they are test images, the run's test accuracy is
             transductive: not to be compared with others.
-        pseudo_share: Share of each step that pseudo-labeled images fill, chosen anew at random; an
-            epoch is one pass over the others.
+        pseudo_share: Share of each step that they fill.
         pseudo_confidence: Least probability of its likeliest digit that lets in a pseudo-label.
+        extra: A folder with subfolders 0 to 9 of pictures of that digit, one in each, as `read`
+            takes them. Of a digit with ten pictures or more a fifth is held out, for
+            `val/extra_accuracy`; the others are trained on.
+        extra_share: Share of each step that they fill.
         augmentation: The arguments of `Augmentation`, which changes the training images.
 
     Raises:
@@ -69,6 +76,8 @@ class MNISTDataModule(pl.LightningDataModule):
         pseudo_labels: str | None = None,
         pseudo_share: float = 0.25,
         pseudo_confidence: float = 0.0,
+        extra: str | None = None,
+        extra_share: float = 0.25,
         **augmentation: Any,
     ) -> None:
         super().__init__()
@@ -78,12 +87,17 @@ class MNISTDataModule(pl.LightningDataModule):
         if train_size is not None:
             _check("train_size", train_size, train_size >= 2, "2 or more")
         _check("split_seed", split_seed, split_seed >= 0, "0 or more")
-        _check(
-            "pseudo_share",
-            pseudo_share,
-            pseudo_labels is None or 0 < round(batch_size * pseudo_share) < batch_size,
-            f"a part of a step: from 1 to {batch_size - 1} of its {batch_size} images",
-        )
+        shares = {
+            "pseudo_share": (pseudo_labels, pseudo_share),
+            "extra_share": (extra, extra_share),
+        }
+        for name, (source, share) in shares.items():
+            _check(
+                name,
+                share,
+                source is None or 0 < round(batch_size * share) < batch_size,
+                f"a part of a step: from 1 to {batch_size - 1} of its {batch_size} images",
+            )
         _check(
             "pseudo_confidence",
             pseudo_confidence,
@@ -92,6 +106,12 @@ class MNISTDataModule(pl.LightningDataModule):
         )
         if pseudo_labels is None and (pseudo_share, pseudo_confidence) != (0.25, 0.0):
             raise UserError("pseudo_share and pseudo_confidence want pseudo_labels, a file")
+        if extra is None and extra_share != 0.25:
+            raise UserError("extra_share wants extra, a folder of pictures")
+        if extra is not None and pseudo_labels is not None:
+            raise UserError(
+                "extra and pseudo_labels would fill the same share of a step: give either"
+            )
         _check("dataset", dataset, dataset in datasets.SETS, f"one of {', '.join(datasets.SETS)}")
         if split == "writers" and not datasets.SETS[dataset].has_writers:
             raise UserError(f"data.split writers: nobody has listed the writers of {dataset}")
@@ -108,9 +128,12 @@ class MNISTDataModule(pl.LightningDataModule):
         self.split_seed = split_seed
         self.predict_set = predict_set
         self.pseudo_labels = pseudo_labels
-        self.pseudo_share = pseudo_share
-        self.pseudo_digest: str | None = None
         self.pseudo_confidence = pseudo_confidence
+        self.extra = extra
+        self.extra_share = extra_share if pseudo_labels is None else pseudo_share
+        self.extra_images: tuple[Tensor, Tensor] | None = None
+        self.extra_held_out: tuple[Tensor, Tensor] | None = None
+        self.extra_digest: str | None = None
 
     def prepare_data(self) -> None:
         """Put verified data files under `root`, from the shipped archives or the dataset's mirrors.
@@ -127,8 +150,8 @@ class MNISTDataModule(pl.LightningDataModule):
 
         Raises:
             OSError: If a file is missing or can't be read.
-            UserError: If there are fewer images than are to be held out and trained on, or the
-                pseudo-labels do not fit them.
+            UserError: If there are fewer images than are to be held out and trained on, the
+                pseudo-labels do not fit them, or the folder of pictures is none to learn from.
         """
         self.seed = run_seed(self.trainer)
         unlabelled = stage == "predict" and self.predict_set == "unlabelled"
@@ -160,11 +183,10 @@ class MNISTDataModule(pl.LightningDataModule):
         if stage == "predict":
             self.predict_indices = rest
             self.predict_images = f"{self.dataset}/{'train' if train else 'test'}"
-        if stage == "fit":
-            self.fit_images, self.fit_labels = self.train_images, self.train_labels
-            self.pseudo_indices = np.arange(0)
-            if self.pseudo_labels is not None:
-                self._add_pseudo_labels(self.pseudo_labels, rest)
+        if stage == "fit" and self.pseudo_labels is not None:
+            self._add_pseudo_labels(self.pseudo_labels, rest)
+        if stage in ("fit", "validate") and self.extra is not None:
+            self._add_pictures(self.extra)
 
     def train_dataloader(self) -> Batches:
         """Return the training batches, shuffled and with their warps.
@@ -176,15 +198,15 @@ class MNISTDataModule(pl.LightningDataModule):
         # setting here could contradict it, and each network would train on a part of each batch.
         num_copies = getattr(self.trainer.lightning_module, "members", 1) if self.trainer else 1
         # BatchSizeFinder changes the batch size, from 2 on.
-        pseudo_size = min(round(self.batch_size * self.pseudo_share), self.batch_size - 1)
+        extra_size = min(round(self.batch_size * self.extra_share), self.batch_size - 1)
         augmentation = self._augmentation()
         batches = Batches(
-            self.fit_images,
-            self.fit_labels,
+            self.train_images,
+            self.train_labels,
             self.train_indices,
             self.batch_size,
-            pseudo_indices=self.pseudo_indices,
-            pseudo_size=pseudo_size if len(self.pseudo_indices) else 0,
+            extra=self.extra_images,
+            extra_size=extra_size if self.extra_images else 0,
             shuffle_seed=self.seed,
             augmentation=augmentation if num_copies > 1 or augmentation else None,
             num_copies=num_copies,
@@ -192,11 +214,20 @@ class MNISTDataModule(pl.LightningDataModule):
         )
         return self._share(batches, least=2)  # batch norm needs two images
 
-    def val_dataloader(self) -> Batches | list[Any]:
-        """Return the held-out images in their order, or an empty list if there are none."""
-        if not self.val_size:
-            return []
-        return self._eval_batches(self.train_images, self.train_labels, self.val_indices)
+    def val_dataloader(self) -> Any:
+        """Return the held-out images in their order, or an empty list if there are none.
+
+        If own pictures are held out too, both are in a dictionary, as `val` and `extra`.
+        """
+        loaders = {}
+        if self.val_size:
+            images, labels = self.train_images, self.train_labels
+            loaders["val"] = self._eval_batches(images, labels, self.val_indices)
+        if self.extra_held_out:
+            images, labels = self.extra_held_out
+            loaders["extra"] = self._eval_batches(images, labels, np.arange(len(labels)))
+            return loaders
+        return loaders.get("val", [])
 
     def test_dataloader(self) -> Batches:
         """Return all test images in their order."""
@@ -213,14 +244,14 @@ class MNISTDataModule(pl.LightningDataModule):
         return self._eval_batches(images, labels, self.predict_indices)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a run can't be resumed without: the seed, and a digest of pseudo-labels."""
-        return {"seed": self.seed, "pseudo_digest": self.pseudo_digest}
+        """Return what a run can't be resumed without: the seed, and a digest of extra images."""
+        return {"seed": self.seed, "extra_digest": self.extra_digest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to resume `fit` with another seed or other labels, which would mix two runs.
+        """Refuse to resume `fit` with another seed or other images, which would mix two runs.
 
         Raises:
-            UserError: If the seed or the file of pseudo-labels is not the checkpoint's.
+            UserError: If the seed, or what extra images come from, is not the checkpoint's.
         """
         if self.trainer is None or self.trainer.state.fn != "fit":  # None: load_from_checkpoint
             return
@@ -230,10 +261,11 @@ class MNISTDataModule(pl.LightningDataModule):
                 f"resume it with --seed_everything {state_dict['seed']}, or in Python with "
                 f"seed_everything({state_dict['seed']})"
             )
-        if state_dict.get("pseudo_digest") != self.pseudo_digest:
+        digest = state_dict.get("extra_digest", state_dict.get("pseudo_digest"))  # as it was once
+        if digest != self.extra_digest:
             raise UserError(
-                f"{self.pseudo_labels} is not what it was when the checkpoint's run began: "
-                "put back the file, or begin a new run"
+                f"{self.pseudo_labels or self.extra} is not what it was when the checkpoint's run "
+                "began: put it back as it was, or begin a new run"
             )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -252,17 +284,19 @@ class MNISTDataModule(pl.LightningDataModule):
         return self._augmentation()(pixels, labels, rows, partners)
 
     def _add_pseudo_labels(self, path: str, unlabelled: np.ndarray) -> None:
-        """Give all training images soft labels, and those of a file the file's."""
+        """Let a file's images fill a share of each step, with the file's soft labels."""
         set_, indices, probabilities = read_predictions(path)
-        self.pseudo_digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        self.extra_digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         dataset, _, part = set_.partition("/")
         if dataset != self.dataset:
             raise UserError(f"{path} labels images of {dataset}, and these are {self.dataset}'s")
-        test_images, _ = datasets.read(self.root, self.dataset, train=False)
-        num_images = len(self.train_images if part == "train" else test_images)
-        if indices.max() >= num_images:
+        images = self.train_images
+        if part == "test":
+            images, _ = datasets.read(self.root, self.dataset, train=False)
+            unlabelled = np.arange(len(images))
+        if indices.max() >= len(images):
             raise UserError(
-                f"{path} labels image {indices.max()} of {set_}, which has {num_images:,}"
+                f"{path} labels image {indices.max()} of {set_}, which has {len(images):,}"
             )
         confident = (probabilities.amax(dim=1) >= self.pseudo_confidence).numpy()
         indices, probabilities = indices[confident], probabilities[confident]
@@ -272,21 +306,37 @@ class MNISTDataModule(pl.LightningDataModule):
             rank_zero_info(
                 f"note: {path} labels test images: this run's test accuracy is transductive"
             )
-            device, num_train = self.train_images.device, len(self.train_images)
-            self.fit_images = torch.cat([self.train_images, test_images.to(device)])
-            indices = indices + num_train
-            unlabelled = np.arange(num_train, len(self.fit_images))
         strangers = np.setdiff1d(indices, unlabelled)
         if len(strangers):
             raise UserError(
                 f"{path} holds {len(strangers):,} images that are trained on or held out here, as "
                 f"image {strangers[0]}: use the val_size, train_size and split_seed of its predict"
             )
-        labels = torch.zeros(len(self.fit_images), NUM_CLASSES)
-        labels[: len(self.train_labels)] = F.one_hot(self.train_labels.cpu(), NUM_CLASSES)
-        labels[indices] = probabilities
-        self.fit_labels = labels.to(self.train_images.device)
-        self.pseudo_indices = indices
+        device = self.train_images.device
+        chosen = torch.from_numpy(indices).to(images.device)
+        self.extra_images = images[chosen].to(device), probabilities.to(device)
+
+    def _add_pictures(self, folder: str) -> None:
+        """Let a folder's pictures fill a share of each step, but for those that are held out."""
+        images, labels, notes = read_own(Path(folder))
+        for note in notes:
+            rank_zero_info(f"note: {printable(note)}")
+        contents = images.numpy().tobytes() + labels.numpy().tobytes()
+        self.extra_digest = hashlib.sha256(contents).hexdigest()
+        classes = labels.numpy()
+        several = np.flatnonzero(np.bincount(classes)[classes] >= 10)
+        held_out = stratified_sample(classes, several, len(several) // 5, self.split_seed)
+        others = np.setdiff1d(np.arange(len(classes)), held_out)
+        rank_zero_info(
+            f"{folder}: {len(others):,} pictures to learn from, {len(held_out):,} held out"
+        )
+        device = self.train_images.device
+        both = images.to(device), labels.to(device)
+        self.extra_images, held_out_images = (
+            (both[0][indices], both[1][indices])
+            for indices in (torch.from_numpy(others), torch.from_numpy(held_out))
+        )
+        self.extra_held_out = held_out_images if len(held_out) else None
 
     def _eval_batches(self, images: Tensor, labels: Tensor, indices: np.ndarray) -> Batches:
         return self._share(Batches(images, labels, indices, self.eval_batch_size), least=1)
@@ -294,7 +344,7 @@ class MNISTDataModule(pl.LightningDataModule):
     def _share(self, batches: Batches, least: int) -> Batches:
         if self.trainer:
             batches.rank, batches.num_ranks = self.trainer.global_rank, self.trainer.world_size
-        num = len(batches.indices) + len(batches) * batches.pseudo_size
+        num = len(batches.indices) + len(batches) * batches.extra_size
         if num // (len(batches) * batches.num_ranks) < least:
             raise UserError(
                 f"{num:,} images in steps of {batches.batch_size} on {batches.num_ranks} "

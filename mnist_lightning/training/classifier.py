@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from functools import partial
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -118,6 +119,7 @@ class MNISTClassifier(pl.LightningModule):
         self.schedule = "constant" if optimizer else schedule
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.metrics = nn.ModuleDict({"val": _metrics(), "test": _metrics()})
+        self.extra_accuracy = MulticlassAccuracy(10, average="micro")
         self.losses = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -227,9 +229,19 @@ class MNISTClassifier(pl.LightningModule):
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Add a batch to the `val/` metrics; return its logits `(B, 10)`, for callbacks."""
-        return self._evaluate("val", batch)
+    def validation_step(
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> Tensor | None:
+        """Add a batch to the `val/` metrics; return its logits `(B, 10)`, for callbacks.
+
+        Of own pictures, see `MNISTDataModule.val_dataloader`, it is `val/extra_accuracy` alone.
+        """
+        loaders: Any = self.trainer.val_dataloaders
+        if not isinstance(loaders, dict) or list(loaders)[dataloader_idx] != "extra":
+            return self._evaluate("val", batch)
+        self.extra_accuracy.update(self(batch[0]), batch[1])
+        self.log("val/extra_accuracy", self.extra_accuracy, prog_bar=True, add_dataloader_idx=False)
+        return None
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the `test/` metrics."""
@@ -299,16 +311,17 @@ class MNISTClassifier(pl.LightningModule):
     def _evaluate(self, stage: str, batch: Batch) -> Tensor:
         pixels, labels = batch
         logits = self(pixels)
+        log = partial(self.log, add_dataloader_idx=False)
         for name, metric in self.metrics[stage].items():  # type: ignore[operator]
             metric.update(logits.softmax(dim=1), labels)
-            self.log(f"{stage}/{name}", metric, prog_bar=name == "accuracy")
+            log(f"{stage}/{name}", metric, prog_bar=name == "accuracy")
         # Not Lightning's own mean: it rounds the number of images down to a multiple of the ranks.
         self.losses[stage].update(F.cross_entropy(logits, labels), len(labels))  # type: ignore[operator]
-        self.log(f"{stage}/loss", self.losses[stage])  # type: ignore[arg-type]
+        log(f"{stage}/loss", self.losses[stage])  # type: ignore[arg-type]
         errors = (logits.argmax(dim=1) != labels).sum().float()
-        self.log(f"{stage}/errors", errors, reduce_fx="sum", sync_dist=True)
+        log(f"{stage}/errors", errors, reduce_fx="sum", sync_dist=True)
         size = float(len(labels))  # no curve: for the sentence that says how many were misread
-        self.log(f"{stage}/images", size, reduce_fx="sum", sync_dist=True, logger=False)
+        log(f"{stage}/images", size, reduce_fx="sum", sync_dist=True, logger=False)
         return logits
 
 

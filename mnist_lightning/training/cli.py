@@ -55,7 +55,12 @@ from mnist_lightning.training import tensorboard
 from mnist_lightning.training.classifier import MNISTClassifier
 from mnist_lightning.training.progress import drop_unwanted_lines, say, sentence
 from mnist_lightning.training.record import made_with
-from mnist_lightning.training.resume import keep_metrics, logger_with_folder, use_checkpoint
+from mnist_lightning.training.resume import (
+    keep_metrics,
+    logger_with_folder,
+    use_checkpoint,
+    use_network,
+)
 from mnist_lightning.training.speed import keep_freed_memory
 from mnist_lightning.training.trainer import Trainer
 
@@ -253,7 +258,10 @@ class CLI(LightningCLI):
         assert isinstance(parser, Parser)
         parser.add_argument("--ckpt_path", type=str | None, default=None, help=parser.ckpt_path)
         # The others accept fit's own settings too, since its config.yaml holds them.
-        help_ = "Checkpoint or .safetensors file whose weights a new run starts from."
+        help_ = (
+            "Checkpoint or .safetensors file, or `shipped`, whose network a new run starts from, "
+            "with its settings."
+        )
         is_fit = not self.parser.subparsers
         parser.add_argument(
             "--init_weights", type=str | None, default=None, help=help_ if is_fit else SUPPRESS
@@ -288,6 +296,10 @@ class CLI(LightningCLI):
             where.name = "lightning_logs"
             trainer.logger = Namespace(class_path=CLASS_PATH, init_args=where)
         self.start = use_checkpoint(subcommand, self.config[subcommand], given)
+        if subcommand == "fit" and self.start is None and self.config.fit.init_weights is not None:
+            words = sys.argv[1:] if args is None else args
+            flags = {word[2:].partition("=")[0] for word in words if word.startswith("--")}
+            use_network(self.config.fit, flags)
         if self.start and self.start.in_place:
             self.save_config_callback = None  # its folder has one
 
@@ -310,7 +322,7 @@ class CLI(LightningCLI):
             config.trainer.logger = config.trainer.enable_checkpointing = False
             config.trainer.log_every_n_steps = self.save_config_callback = None
         if self.subcommand == "fit":
-            if not config.data.val_size:
+            if not config.data.val_size and config.data.extra is None:
                 config.trainer.limit_val_batches = 0
         else:
             config.trainer.logger = config.trainer.enable_checkpointing = False
@@ -376,7 +388,7 @@ class CLI(LightningCLI):
         Raises:
             UserError: If no images are held out.
         """
-        if not self.datamodule.val_size:
+        if not self.datamodule.val_size and self.datamodule.extra is None:
             raise UserError("there are no validation images: data.val_size is 0")
 
     def fit(self, **settings: Any) -> None:

@@ -200,6 +200,7 @@ class EpochLine(Callback):
                 "val/loss": "val loss {:.4f}",
                 "val/accuracy": "val {:.2%}",
                 "val/errors": "{:,.0f} errors",
+                "val/extra_accuracy": "own pictures {:.2%}",
             }.items()
             if name in metrics
         ]

@@ -1,8 +1,12 @@
-"""A command line with --ckpt_path: which checkpoint, whose settings, the folder to resume in."""
+"""A command line with --ckpt_path or --init_weights: which file, and whose settings.
+
+And which folder a run resumes in.
+"""
 
 import csv
 import os
 import sys
+from collections.abc import Collection, Container
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +14,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from mnist_lightning.checkpoint import read_checkpoint
+from mnist_lightning.checkpoint import NETWORK_SETTINGS, PRETRAINED, read_checkpoint
 from mnist_lightning.errors import UserError
 from mnist_lightning.runs import (
     UNNAMED,
@@ -25,7 +29,7 @@ from mnist_lightning.text import printable
 # Settings that may differ from the checkpoint's.
 FREE_DATA_SETTINGS = {"root", "eval_batch_size"}
 # What `validate`, `test` and `predict` must know to read the images that the run did.
-IMAGE_SETTINGS = {"dataset", "val_size", "train_size", "split_seed"}
+IMAGE_SETTINGS = {"dataset", "val_size", "train_size", "split", "split_seed"}
 
 
 # What Lightning's callbacks search for at a run's start, and which setting it becomes.
@@ -82,14 +86,12 @@ def use_checkpoint(subcommand: str, config: Namespace, given: Namespace) -> Star
     if start is None:
         return None
     checkpoint = start.checkpoint
+    config.init_weights = None  # it has begun
     if subcommand == "fit":
         _search_no_more(config, given)
     _take("model", checkpoint["hyper_parameters"], config, given, refuse=True)
     for name in ("network", "optimizer", "lr_scheduler"):
-        choice = checkpoint["hyper_parameters"].get(name)
-        config[name] = choice and Namespace(
-            class_path=choice["class_path"], init_args=Namespace(choice.get("init_args", {}))
-        )
+        config[name] = _as_choice(checkpoint["hyper_parameters"].get(name))
     data = checkpoint.get("datamodule_hyper_parameters", {})  # or a user's own data
     if subcommand != "fit":
         saved = {name: data[name] for name in sorted(IMAGE_SETTINGS & data.keys())}
@@ -103,6 +105,46 @@ def use_checkpoint(subcommand: str, config: Namespace, given: Namespace) -> Star
             "give the file or flag with EMAWeightAveraging that it was started with"
         )
     return start._replace(in_place=start.is_newest and _resume_in_place(config, checkpoint))
+
+
+def use_network(config: Namespace, flags: Collection[str]) -> None:
+    """Take the settings of the network from the file that `config.init_weights` names.
+
+    They win over those of configuration files. The word `shipped` becomes the path of the network
+    that comes with the package.
+
+    Args:
+        config: The settings of `fit`, with their defaults; changed in place.
+        flags: Names of those that stand in flags.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        UserError: If it is damaged or not of this project, or a flag contradicts it.
+    """
+    if config.init_weights == "shipped":
+        config.init_weights = str(PRETRAINED)
+    saved = read_checkpoint(config.init_weights)["hyper_parameters"]
+    _take("model", {name: saved[name] for name in NETWORK_SETTINGS}, config, flags, refuse=True)
+    _take("model", {"members": saved.get("members", 1)}, config, flags, refuse=True)
+    network = saved.get("network")
+    here, there = config.network, _as_choice(network)
+    for flag in flags:
+        name = flag.rpartition(".")[2]
+        if flag == "network" and (there is None or here.class_path != there.class_path):
+            message = f"is {there.class_path if there else 'a ConvNet'}, not {here.class_path}"
+        elif flag.startswith("network.") and here.init_args[name] != there.init_args.get(name):
+            message = f"has {name} {there.init_args.get(name)}, not {here.init_args[name]}"
+        else:
+            continue
+        raise UserError(f"the network of {config.init_weights} {message}: leave out --{flag}")
+    config.model.network, config.network = network, there
+
+
+def _as_choice(choice: dict[str, Any] | None) -> Namespace | None:
+    """Return the class that a checkpoint names, and its arguments, as the command line has them."""
+    return choice and Namespace(
+        class_path=choice["class_path"], init_args=Namespace(choice.get("init_args", {}))
+    )
 
 
 def logger_with_folder(trainer: Namespace) -> Namespace | None:
@@ -173,7 +215,7 @@ def _read(path: str, subcommand: str) -> Start:
 
 
 def _take(
-    part: str, saved: dict[str, Any], config: Namespace, given: Namespace, refuse: bool
+    part: str, saved: dict[str, Any], config: Namespace, given: Container[str], refuse: bool
 ) -> None:
     """Take a checkpoint's settings that the user did not give; refuse or report contradictions."""
     for name, value in saved.items():

@@ -95,8 +95,8 @@ class Pictures(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep a batch's answers, and the images that were misread."""
-        if trainer.sanity_checking or _tensorboard(trainer) is None:
-            return
+        if trainer.sanity_checking or _tensorboard(trainer) is None or outputs is None:
+            return  # own pictures have no answers here
         pixels, labels = batch
         probabilities = outputs.float().softmax(dim=1)
         predicted = probabilities.argmax(dim=1)

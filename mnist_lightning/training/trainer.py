@@ -157,7 +157,8 @@ class Trainer(pl.Trainer):
 
         Args:
             arguments: Those of Lightning's `fit`.
-            init_weights: A checkpoint or `.safetensors` file whose weights a new run starts from.
+            init_weights: A checkpoint or `.safetensors` file, or `shipped` for the network that
+                comes with the package, whose weights a new run starts from.
             settings: Those of Lightning's `fit`.
 
         Raises:
@@ -363,7 +364,7 @@ def _check_figures(
 
 def _start_from(module: Any, path: str) -> None:
     """Put a file's weights into a module's network."""
-    weights = load(path).state_dict()
+    weights = (load() if path == "shipped" else load(path)).state_dict()
     here = module.network.state_dict()
     if {n: w.shape for n, w in weights.items()} != {n: w.shape for n, w in here.items()}:
         raise UserError(f"{path} holds another network than this run's: give the settings of it")

@@ -1,0 +1,70 @@
+"""A folder of a person's own pictures, sorted by digit -> images of MNIST's convention."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mnist_lightning.checkpoint import load
+from mnist_lightning.errors import UserError
+from mnist_lightning.reading.picture import count_pages
+from mnist_lightning.reading.reader import read_each
+
+LAYOUT = "its subfolders 0 to 9 must hold pictures, each of one such digit"
+
+
+def read_own(folder: Path) -> tuple[Tensor, Tensor, list[str]]:
+    """Read the pictures in a folder's subfolders 0 to 9, each as `read` does.
+
+    Args:
+        folder: The folder; a subfolder's name is the label of all pictures in it.
+
+    Returns:
+        Images, uint8 `(N, 28, 28)`, 0 to 255, and labels, int64 `(N,)`, by digit and name; and a
+        line for each file or subfolder that is not used, and for each of whose pages one is.
+
+    Raises:
+        UserError: If there is no such folder, or no picture in it can be used, or all of them are
+            of one digit.
+        OSError: If a folder can't be listed.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder} of pictures")
+    digits = [folder / str(digit) for digit in range(10)]
+    notes = [
+        f"{path} is left out: {LAYOUT}"
+        for path in sorted(folder.iterdir())
+        if path not in digits and not path.name.startswith(".")
+    ]
+    labeled = [
+        (path, digit)
+        for digit, subfolder in enumerate(digits)
+        if subfolder.is_dir()
+        for path in sorted(subfolder.iterdir())
+        if not path.name.startswith(".")
+    ]
+    if not labeled:
+        raise UserError(f"{folder} holds no picture to learn from: {LAYOUT}")
+    images, labels = [], []
+    every = read_each([path for path, _ in labeled], load())
+    for (path, digit), pages in zip(labeled, every, strict=True):
+        (page,) = pages.values()
+        if isinstance(page, Exception):
+            reason = getattr(page, "strerror", None) or str(page) or "not enough memory"
+            notes.append(f"{path} is left out: {reason}")
+        elif len(page.digits) > 1:
+            read = page.text.replace("\n", " / ")
+            notes.append(f"{path} is left out: more than one digit is found in it, {read}")
+        else:
+            images.append(page.digits[0].image)
+            labels.append(digit)
+            if (num_pages := count_pages(path)) > 1:
+                notes.append(f"{path}: the first of its {num_pages} pages is used")
+    if not images:
+        raise UserError(f"{folder} holds no picture to learn from: {notes[-1]}")
+    if len(set(labels)) == 1:
+        raise UserError(
+            f"{folder} holds pictures of the digit {labels[0]} alone: add some of others, which it "
+            "would be taken for"
+        )
+    return torch.stack(images), torch.tensor(labels), notes
