@@ -69,8 +69,8 @@ def run(
     result: dict[str, Any] = {"row": row, "seed": seed, "epochs": checkpoint["epoch"] + 1}
     result["fit_seconds"] = round(seconds, 1)
     size = settings["train_size"] or 60_000 - settings["val_size"]
-    if settings.get("pseudo_labels"):
-        size /= 1 - settings["pseudo_share"]
+    for source, share in (("pseudo_labels", "pseudo_share"), ("extra", "extra_share")):
+        size /= 1 - settings[share] if settings.get(source) else 1
     # From each epoch's first batch to its last update; some 10 ms between epochs are not in it.
     result["train_seconds"] = round(sum(size / rate for rate in rates), 2)
     result["images_per_second"] = round(statistics.median(rates))

@@ -15,7 +15,7 @@ MAY_KNOW = {
     "__main__": set(),
     "checkpoint": {"network", "untrusted"},
     "commands": {"checkpoint", "data", "figures", "network", "reading", "runs"},
-    "data": {"checkpoint", "network", "reading"},
+    "data": {"network", "reading"},
     "errors": set(),
     "figures": set(),
     "files": set(),

@@ -5,16 +5,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mnist_lightning.checkpoint import load
 from mnist_lightning.errors import UserError
-from mnist_lightning.reading.picture import count_pages
-from mnist_lightning.reading.reader import read_each
+from mnist_lightning.reading.picture import count_pages, flatten, open_picture
+from mnist_lightning.reading.segments import find_digit
 
 LAYOUT = "its subfolders 0 to 9 must hold pictures, each of one such digit"
 
 
 def read_own(folder: Path) -> tuple[Tensor, Tensor, list[str]]:
-    """Read the pictures in a folder's subfolders 0 to 9, each as `read` does.
+    """Read the pictures in a folder's subfolders 0 to 9, each of one digit.
 
     Args:
         folder: The folder; a subfolder's name is the label of all pictures in it.
@@ -46,20 +45,17 @@ def read_own(folder: Path) -> tuple[Tensor, Tensor, list[str]]:
     if not labeled:
         raise UserError(f"{folder} holds no picture to learn from: {LAYOUT}")
     images, labels = [], []
-    every = read_each([path for path, _ in labeled], load())
-    for (path, digit), pages in zip(labeled, every, strict=True):
-        (page,) = pages.values()
-        if isinstance(page, Exception):
-            reason = getattr(page, "strerror", None) or str(page) or "not enough memory"
-            notes.append(f"{path} is left out: {reason}")
-        elif len(page.digits) > 1:
-            read = page.text.replace("\n", " / ")
-            notes.append(f"{path} is left out: more than one digit is found in it, {read}")
-        else:
-            images.append(page.digits[0].image)
-            labels.append(digit)
-            if (num_pages := count_pages(path)) > 1:
-                notes.append(f"{path}: the first of its {num_pages} pages is used")
+    for path, digit in labeled:
+        try:
+            image = find_digit(flatten(open_picture(path)))
+            num_pages = count_pages(path)
+        except (UserError, OSError) as error:
+            notes.append(f"{path} is left out: {getattr(error, 'strerror', None) or error}")
+            continue
+        images.append(torch.from_numpy(image))
+        labels.append(digit)
+        if num_pages > 1:
+            notes.append(f"{path}: the first of its {num_pages} pages is used")
     if not images:
         raise UserError(f"{folder} holds no picture to learn from: {notes[-1]}")
     if len(set(labels)) == 1:

@@ -13,6 +13,7 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image
 
+from mnist_lightning.errors import UserError
 from mnist_lightning.reading.convention import as_it_is, place
 from mnist_lightning.reading.cuts import CUT, find_cuts
 from mnist_lightning.reading.ink import Ink, find_ink
@@ -23,6 +24,9 @@ WIDE = 0.9  # of the line's height, in its width
 MOST_TO_CUT = 6  # times their lines' height, in the widths of all parts to cut; else none is
 
 WIDEST = 1.5  # of the line's height, in a digit's width
+# Of a picture that is said to hold a single digit, however strange its hand
+WIDEST_ALONE = 2.0  # of the line's height, in its width
+TALL = 0.75  # of the line's height; two such parts side by side are two digits
 MOST_BORDERS = 24  # from a digit's beginning to its end
 WEIGHT = 2.0  # of a digit's logarithm of probability, beside what the cuts cost
 
@@ -96,6 +100,32 @@ def find_segments(picture: Image.Image) -> Search:
             left, top, right, bottom = (round(side) for side in ink.in_picture(segment.box))
             lines[-1].append(replace(segment, box=(left, top, right, bottom), after_gap=gap))
     return lines
+
+
+def find_digit(picture: Image.Image) -> np.ndarray:
+    """Make an image of the only digit in a picture, whatever a network would read.
+
+    Args:
+        picture: In mode RGB or L.
+
+    Returns:
+        uint8 `(28, 28)`, as `find_segments` makes it of a digit that it does not cut.
+
+    Raises:
+        UserError: If there is no ink, or more than one digit.
+    """
+    image = as_it_is(picture)
+    if image is not None:
+        return image
+    lines = lines_of(find_ink(picture))
+    line, height = lines[0], height_of(lines[0])
+    tall = sorted((p for p in line if p.ink.shape[0] > TALL * height), key=lambda p: p.left)
+    digit = _between(line, Border(0), Border(len(line)))
+    is_wide = digit is None or digit.ink.shape[1] > WIDEST_ALONE * height
+    if len(lines) > 1 or is_wide or any(a.right <= b.left for a, b in pairwise(tall)):
+        raise UserError("there is more than one digit on the picture")
+    assert digit
+    return place(digit.ink, digit.stroke)
 
 
 def _find_in_ink(ink: Ink) -> Search:

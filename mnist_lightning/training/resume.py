@@ -126,18 +126,21 @@ def use_network(config: Namespace, flags: Collection[str]) -> None:
     saved = read_checkpoint(config.init_weights)["hyper_parameters"]
     _take("model", {name: saved[name] for name in NETWORK_SETTINGS}, config, flags, refuse=True)
     _take("model", {"members": saved.get("members", 1)}, config, flags, refuse=True)
-    network = saved.get("network")
-    here, there = config.network, _as_choice(network)
+    here, there = config.model.network, saved.get("network")
     for flag in flags:
         name = flag.rpartition(".")[2]
-        if flag == "network" and (there is None or here.class_path != there.class_path):
-            message = f"is {there.class_path if there else 'a ConvNet'}, not {here.class_path}"
-        elif flag.startswith("network.") and here.init_args[name] != there.init_args.get(name):
-            message = f"has {name} {there.init_args.get(name)}, not {here.init_args[name]}"
+        if flag == "network":
+            ours, its = (each["class_path"] if each else "a ConvNet" for each in (here, there))
+        elif flag.startswith("network."):
+            ours, its = (each and each["init_args"].get(name) for each in (here, there))
         else:
             continue
-        raise UserError(f"the network of {config.init_weights} {message}: leave out --{flag}")
-    config.model.network, config.network = network, there
+        if ours != its:
+            raise UserError(
+                f"{flag} is {ours} here and {its} in {config.init_weights}: "
+                "leave it out, or use another file"
+            )
+    config.model.network, config.network = there, _as_choice(there)
 
 
 def _as_choice(choice: dict[str, Any] | None) -> Namespace | None:
