@@ -273,6 +273,23 @@ class MNISTDataModule(pl.LightningDataModule):
 
         In training an ensemble of W networks gets `(W * B, 1, 28, 28)`, the first network's first.
         """
+        images, labels, *rows = batch
+        trains = self.trainer is not None and self.trainer.training
+        return self.augment(batch) if rows or trains else (to_pixels(images), labels)
+
+    def augment(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Turn a training batch by index into pixels and labels, and change them at random.
+
+        The place for changes of your own, by a subclass: this is called for each training batch,
+        and for no other. Numbers from `generator` keep a run the same if it is resumed.
+
+        Args:
+            batch: uint8 images `(B, 28, 28)`, their labels, and if the augmentation changes
+                anything, what `Batches` adds for it.
+
+        Returns:
+            float32 `(B, 1, 28, 28)` in [0, 1], and labels, or probabilities `(B, 10)`.
+        """
         images, labels, *more = batch
         pixels = to_pixels(images)
         if not more:
@@ -282,6 +299,13 @@ class MNISTDataModule(pl.LightningDataModule):
         pixels, labels = pixels.repeat(copies, 1, 1, 1), torch.cat([labels] * copies)
         partners = to_pixels(others[0]).repeat(copies, 1, 1, 1) if others else pixels
         return self._augmentation()(pixels, labels, rows, partners)
+
+    def generator(self, device: torch.device | str = "cpu") -> torch.Generator:
+        """Return random numbers for changes of one's own: a function of (seed, step, rank)."""
+        assert self.trainer is not None
+        step = self.trainer.fit_loop.total_batch_idx + 1  # it counts a batch after its transfer
+        entropy = np.random.SeedSequence((self.seed, step, self.trainer.global_rank, 5))
+        return torch.Generator(device).manual_seed(int(entropy.generate_state(1)[0]))
 
     def _add_pseudo_labels(self, path: str, unlabelled: np.ndarray) -> None:
         """Let a file's images fill a share of each step, with the file's soft labels."""
