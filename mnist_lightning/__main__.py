@@ -21,6 +21,7 @@ TRAINING = {
 }
 USE = {
     "runs": "list your runs, and how good each one is",
+    "compare": "compare two networks on the same images",
     "read": "read the digits in pictures",
     "report": "show what a network learned and where it errs, on one page",
     "export": "write a network for other programs: ONNX, torch.export, safetensors",

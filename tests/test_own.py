@@ -84,7 +84,9 @@ def test_own_changes_are_made_and_resume_to_the_same_bits(folder: Path) -> None:
     again = script.replace("zoom=0)", f'zoom=0), ckpt_path="{path}"')
     (folder / "again.py").write_text(again)
     run(folder, "again.py")
-    newest = max(folder.glob("lightning_logs/*/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime)
+    newest = max(
+        folder.glob("lightning_logs/*/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime
+    )
     resumed = read_checkpoint(newest)
     assert resumed["global_step"] == 20
     for name, weight in whole.items():

@@ -32,6 +32,7 @@ ORDER = {
     "commands": [
         "terminal",
         "runs",
+        "compare",
         "read",
         "report",
         "formats",

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnist_lightning.data.batches import stratified_sample, writers_sample
 from mnist_lightning.data.parsers import read_idx, read_pair, read_turned_pair, read_usps, to_idx
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import replace_file
@@ -261,6 +262,28 @@ def read_test_set() -> tuple[Tensor, Tensor]:
     """
     images, labels = (read_idx(_from_gz(ARCHIVES, file), file) for file in SETS["MNIST"].test)
     return images, labels.long()
+
+
+def held_out(root: Path, labels: Tensor, size: int, split: str, seed: int) -> np.ndarray:
+    """Choose the training images that a run holds out for validation, see `MNISTDataModule`.
+
+    Args:
+        root: The data's folder.
+        labels: int64 `(D,)`, of all training images.
+        size: Number of images to hold out.
+        split: `random` or `writers`.
+        seed: Seed of the choice.
+
+    Returns:
+        int64 `(N,)`, sorted.
+
+    Raises:
+        OSError: If the list of writers can't be read.
+        UserError: If there is none, or it is of other images.
+    """
+    if split == "writers":
+        return writers_sample(read_writers(root, labels), size, seed)
+    return stratified_sample(labels.numpy(), np.arange(len(labels)), size, seed)
 
 
 def read_writers(root: Path, labels: Tensor) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mnist_lightning.data import datasets
 from mnist_lightning.data.augment import Augmentation
-from mnist_lightning.data.batches import Batches, stratified_sample, writers_sample
+from mnist_lightning.data.batches import Batches, stratified_sample
 from mnist_lightning.data.own import read_own
 from mnist_lightning.data.predictions import read_predictions
 from mnist_lightning.errors import UserError
@@ -165,11 +165,9 @@ class MNISTDataModule(pl.LightningDataModule):
             classes, most = labels.numpy(), len(labels) - 2
             range_ = f"in 0 to {most:,}: there are {len(labels):,} training images"
             _check("val_size", self.val_size, self.val_size <= most, range_)
-            if self.split == "writers":
-                writers = datasets.read_writers(self.root, labels)
-                self.val_indices = writers_sample(writers, self.val_size, self.split_seed)
-            else:
-                self.val_indices = stratified_sample(classes, rest, self.val_size, self.split_seed)
+            self.val_indices = datasets.held_out(
+                self.root, labels, self.val_size, self.split, self.split_seed
+            )
             rest = np.setdiff1d(rest, self.val_indices)
             size = len(rest) if self.train_size is None else self.train_size
             if size > len(rest):

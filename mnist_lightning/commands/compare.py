@@ -1,0 +1,113 @@
+"""Compare two trained networks on the same images: which misreads what the other reads.
+
+    python -m mnist_lightning compare runs/base/version_0/checkpoints/best.ckpt other.ckpt
+    python -m mnist_lightning compare best.ckpt model.safetensors --set test
+
+Two networks on the same images tell more than two accuracies: images that both misread, or neither,
+say nothing. McNemar's exact test asks how likely so uneven a split of the others would be if both
+networks were as good. It is about these two networks: of two recipes several seeds tell.
+
+By default both are compared on the validation images that both held out. To choose by test images
+is to choose by luck; `--set test` is for when all is decided.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from mnist_lightning.commands.terminal import Parser, add_network
+from mnist_lightning.errors import UserError
+from mnist_lightning.text import printable, program
+
+# Settings that name a run's validation images.
+SPLIT = ("dataset", "val_size", "split", "split_seed")
+
+
+def main(arguments: list[str]) -> None:
+    """Run the command line."""
+    parser = Parser(
+        prog=f"{program()} compare",
+        description=(__doc__ or "").partition("\n")[0],
+        allow_abbrev=False,
+    )
+    for name in ("first", "second"):
+        parser.add_argument(name, help="a checkpoint that fit wrote, or a .safetensors file")
+    parser.add_argument(
+        "--set",
+        choices=("validation", "test"),
+        default="validation",
+        help="which images (default: %(default)s)",
+    )
+    parser.add_argument("--data_root", type=Path, default=Path("data"), help="the data's folder")
+    add_network(parser)
+    options = parser.parse_args(arguments)
+    lines = compare((options.first, options.second), options.set, options.data_root)
+    print("\n".join(map(printable, lines)))
+
+
+def compare(paths: tuple[str, str], set_: str, root: Path) -> list[str]:
+    """Compare two networks.
+
+    Args:
+        paths: Their checkpoints.
+        set_: `validation` or `test`.
+        root: The data's folder.
+
+    Returns:
+        Lines of text: the images, the errors of each, what they share, and McNemar's test.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        OSError: If the data can't be read.
+        UserError: If a file is damaged or of no use, or they held out other images.
+    """
+    import torch
+    from scipy.stats import binomtest
+    from torch.nn.functional import cross_entropy
+
+    from mnist_lightning.checkpoint import load, read_checkpoint
+    from mnist_lightning.data import datasets
+    from mnist_lightning.network import to_pixels
+
+    settings = [read_checkpoint(path).get("datamodule_hyper_parameters", {}) for path in paths]
+    if set_ == "validation":
+        _check_split(paths, settings)
+    name: Any = settings[0].get("dataset", "MNIST")
+    if settings[1].get("dataset", "MNIST") != name:
+        raise UserError(f"{paths[1]} is no network of {name}, as {paths[0]} is")
+    datasets.prepare(root, name)
+    images, labels = datasets.read(root, name, train=set_ == "validation")
+    if set_ == "validation":
+        indices = datasets.held_out(root, labels, *(settings[0][key] for key in SPLIT[1:]))
+        images, labels = images[indices], labels[indices]
+
+    rows, wrong = [], []
+    for which, path in zip("AB", paths, strict=True):
+        network = load(path)
+        with torch.inference_mode():
+            logits = torch.cat([network(to_pixels(part)) for part in images.split(500)])
+        wrong.append(logits.argmax(dim=1) != labels)
+        loss = float(cross_entropy(logits, labels))
+        rows.append(f"{which}  {int(wrong[-1].sum()):6,} misread  loss {loss:.4f}  {path}")
+    first, second = wrong
+    only_a, only_b = int((first & ~second).sum()), int((second & ~first).sum())
+    p = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    return [
+        f"{len(labels):,} {set_} images of {name}",
+        *rows,
+        f"both misread {int((first & second).sum()):,}, only A {only_a:,}, only B {only_b:,}",
+        f"McNemar's exact test: p = {p:.2g}",
+    ]
+
+
+def _check_split(paths: tuple[str, str], settings: list[dict[str, Any]]) -> None:
+    """Refuse networks one of which may have been trained on the other's validation images."""
+    for path, each in zip(paths, settings, strict=True):
+        if not each.get("val_size"):
+            raise UserError(f"{path} held out no images that are known: --set test is left")
+    for key in SPLIT:
+        values = [each.get(key) for each in settings]
+        if values[0] != values[1]:
+            raise UserError(
+                f"{paths[0]} and {paths[1]} held out other images, data.{key} {values[0]} and "
+                f"{values[1]}: --set test is left"
+            )
