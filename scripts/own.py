@@ -166,12 +166,12 @@ def main() -> None:
         taught, digits, others, true = hand(options.hand, chooses, seed)
         with tempfile.TemporaryDirectory() as folder:
             for number, (picture, digit) in enumerate(zip(taught, digits, strict=True)):
-                path = Path(folder, "own", str(digit), f"{number}.png")
+                path = Path(folder, "pictures", str(digit), f"{number}.png")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 picture.save(path)
             command = [sys.executable, "-m", "mnist_lightning", "fit", "--config", "wild"]
             command += ["--config", "own", "--init_weights", options.start, "--data.extra"]
-            command += [f"{folder}/own", "--seed_everything", str(seed), *settings]
+            command += [f"{folder}/pictures", "--seed_everything", str(seed), *settings]
             command += ["--trainer.logger.save_dir", folder, "--trainer.logger.version", "0"]
             began, cpu = time.perf_counter(), cpu_seconds()
             subprocess.run(command, check=True, stdout=sys.stderr)

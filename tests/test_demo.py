@@ -23,9 +23,11 @@ from conftest import call, served
 from PIL import Image, ImageDraw
 
 from mnist_lightning.commands import demo, requests, server
+from mnist_lightning.data import own
 from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.network import ConvNet, to_pixels
 from mnist_lightning.reading.reader import read
+from mnist_lightning.reading.segments import find_digit
 
 with warnings.catch_warnings():  # that it will speak by another library than httpx some day
     warnings.simplefilter("ignore")
@@ -613,3 +615,42 @@ def test_it_serves_until_ctrl_c_and_ends_quietly(tmp_path: Path) -> None:
     assert not complaints
     with pytest.raises(httpx.ConnectError):
         httpx.get(address)
+
+
+def test_what_the_page_is_told_of_a_digit_is_kept(network: ConvNet, tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    client = TestClient(demo.create_app(network, server.LOOPBACK, folder), "http://127.0.0.1:8000")
+    assert client.get("/digits").json()["kept"]["count"] == 0 and not folder.exists()
+    pair = Image.new("L", (140, 60), 255)  # of which the right one is told
+    for left, index in ((10, 3), (80, 5)):
+        digit = Image.fromarray(255 - IMAGES[index].numpy()).resize((56, 56))
+        pair.paste(digit, (left, 2))
+    file = io.BytesIO()
+    pair.save(file, "PNG")
+    reading = read(file.getvalue(), network).digits[-1]
+    place = f"{reading.box[2] - 1},{reading.box[3] - 1}"
+    for digit in (7, 7, 2):  # again, and corrected
+        answer = client.post(f"/keep?digit={digit}&at={place}", content=file.getvalue())
+        assert answer.json()["kept"]["count"] == 1
+    assert answer.json()["kept"]["command"].endswith(f"--data.extra {folder}")
+    (path,) = folder.glob("*/*")
+    assert path.parent.name == "2" and path.stat().st_size < 1000
+    assert np.array_equal(find_digit(Image.open(path)), reading.image)
+
+
+def test_no_more_is_kept_than_is_stated_and_nothing_unless_asked(
+    client: TestClient, network: ConvNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client.post("/keep?digit=7", content=png(3)).status_code in (404, 405)
+    assert client.get("/digits").json()["kept"] is None
+    app = demo.create_app(network, server.LOOPBACK, tmp_path)
+    collecting = TestClient(app, "http://127.0.0.1:8000")
+    for query in ("", "?digit=10", "?digit=-1", "?digit=../7", "?digit=7&at=x"):
+        assert_error(collecting.post(f"/keep{query}", content=png(3)), 400)
+    other = {"sec-fetch-site": "cross-site"}
+    assert_error(collecting.post("/keep?digit=7", content=png(3), headers=other), 403)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(own, "MOST_KEPT", 1)
+    assert collecting.post("/keep?digit=7", content=png(3)).status_code == 200
+    assert_error(collecting.post("/keep?digit=7", content=png(4)), 400)
+    assert len(list(tmp_path.glob("*/*"))) == 1

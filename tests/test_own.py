@@ -1,114 +1,186 @@
-"""What docs/own.md says of a project of one's own: its files are written, its commands run."""
-
-import re
-import shlex
-import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from conftest import call
+from PIL import Image
 
-from mnist_lightning.checkpoint import read_checkpoint
-from mnist_lightning.data import datasets
+from mnist_lightning.checkpoint import load, read_checkpoint
+from mnist_lightning.data.datasets import read_test_set
+from mnist_lightning.data.module import MNISTDataModule
+from mnist_lightning.data.own import keep, read_own
+from mnist_lightning.errors import UserError
 
-ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs/own.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.M | re.S)
-COMMANDS = {
-    heading: [
-        shlex.split(line.replace("\\\n", ""))[3:]
-        for block in re.findall(r"^```sh\n(.*?)^```$", text, re.M | re.S)
-        for line in re.split(r"(?<!\\)\n", block.strip())
-    ]
-    for heading, text in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
-}
-SHORT = ["--data.train_size=640", "--data.val_size=100", "--trainer.max_epochs=1"]
+IMAGES, LABELS = read_test_set()
+UNWARPED = {"rotation": 0.0, "shift": 0.0, "shear": 0.0, "zoom": 0.0}
 
-pytestmark = pytest.mark.slow
+
+def picture(*indices: int, gap: int = 8) -> Image.Image:
+    """Return test digits side by side, dark on white, larger than MNIST's."""
+    row = np.hstack([np.pad(IMAGES[index].numpy(), gap) for index in indices])
+    return Image.fromarray(255 - row).resize((3 * row.shape[1], 3 * row.shape[0]))
 
 
 @pytest.fixture
-def folder(root: str, tmp_path: Path) -> Path:
-    """Return a folder with the data and the page's files."""
-    (tmp_path / "data").symlink_to(root)
-    for kind, text in BLOCKS:
-        name = re.match(r"# (\w+\.py)\n", text)
-        if kind == "python" and name:
-            (tmp_path / name[1]).write_text(text)
-    return tmp_path
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with 12 pictures of each of 3 and 8, and 4 of 5."""
+    for digit, num in ((3, 12), (5, 4), (8, 12)):
+        (tmp_path / "own" / str(digit)).mkdir(parents=True)
+        for index in (LABELS == digit).nonzero().flatten()[:num].tolist():
+            picture(index).save(tmp_path / "own" / str(digit) / f"{index:05}.png")
+    return tmp_path / "own"
 
 
-def run(folder: Path, *words: str) -> str:
-    done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def test_what_is_no_picture_of_one_digit_is_named_and_the_others_are_used(folder: Path) -> None:
+    picture(1, 2).save(folder / "3/two.png")
+    Image.new("L", (60, 60), 255).save(folder / "3/blank.png")
+    (folder / "3/notes.txt").write_text("not a picture")
+    (folder / "3/.hidden").write_text("")
+    (folder / "3/more").mkdir()
+    (folder / "seven").mkdir()
+    pages = [picture(18), picture(18)]
+    pages[0].save(folder / "3/pages.tif", save_all=True, append_images=pages[1:])
+    images, labels, notes = read_own(folder)
+    assert images.shape == (29, 28, 28) and images.dtype == torch.uint8
+    assert labels.tolist() == 13 * [3] + 4 * [5] + 12 * [8]
+    for words in (
+        "seven is left out: its subfolders 0 to 9",
+        "two.png is left out: there is more than one digit",
+        "blank.png is left out: ",
+        "notes.txt is left out: not a picture",
+        "more is left out: ",
+        "pages.tif: the first of its 2 pages",
+    ):
+        assert sum(words in note for note in notes) == 1, (words, notes)
+    assert len(notes) == 6 and not any("\n" in note for note in notes)
 
 
-@pytest.mark.parametrize("heading", ["Another network", "Another optimizer"])
-def test_commands(folder: Path, heading: str) -> None:
-    assert COMMANDS[heading]
-    for words in COMMANDS[heading]:
-        run(folder, "-m", "mnist_lightning", *words, *(SHORT if words[0] == "fit" else []))
+def test_a_digit_whose_hand_nobody_reads_is_one_digit(tmp_path: Path) -> None:
+    wave = np.zeros((60, 90), np.uint8)  # to read, two lines with a bar between them
+    wave[10:50, 10:14] = wave[28:32, 10:80] = wave[20:50, 76:80] = 255
+    for digit in (4, 5):
+        (tmp_path / str(digit)).mkdir()
+        Image.fromarray(255 - wave).save(tmp_path / str(digit) / "1.png")
+    images, labels, notes = read_own(tmp_path)
+    assert labels.tolist() == [4, 5] and notes == [] and torch.equal(*images)
 
 
-def test_own_changes_are_made_and_resume_to_the_same_bits(folder: Path) -> None:
-    script = (folder / "train.py").read_text()
-    assert "Data(batch_size=256)" in script
-    script = script.replace("batch_size=256", "train_size=640, val_size=100, batch_size=64")
-    # Without any warp of the settings, too.
-    script = script.replace("batch_size=64", "batch_size=64, rotation=0, shift=0, shear=0, zoom=0")
-    (folder / "train.py").write_text(script)
-    run(folder, "train.py")
-    first = folder / "lightning_logs/version_0/checkpoints/last.ckpt"
-    whole = read_checkpoint(first)["state_dict"]
-    (folder / "plain.py").write_text(script.replace("0.2 * noise", "0.0 * noise"))
-    run(folder, "plain.py")
-    plain = read_checkpoint(folder / "lightning_logs/version_1/checkpoints/last.ckpt")["state_dict"]
-    assert not torch.equal(plain["network.dense1.weight"], whole["network.dense1.weight"])
-    cut = script.replace(
-        "Trainer(max_epochs=2).fit(", "Trainer(max_epochs=2, callbacks=Stop()).fit("
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: None, "there is no folder"),
+        (lambda folder: folder.mkdir(), "holds no picture to learn from"),
+        (lambda folder: (folder / "seven").mkdir(parents=True), "its subfolders 0 to 9 must hold"),
+        (lambda folder: (folder / "7").mkdir(parents=True), "holds no picture to learn from"),
+        (lambda folder: keep(folder / "7", IMAGES[0], 7), "7/7 is left out: "),
+        (lambda folder: keep(folder, IMAGES[0], 7), "pictures of the digit 7 alone"),
+    ],
+)
+def test_a_folder_that_teaches_nothing_is_refused(
+    make: Callable[[Path], None], words: str, tmp_path: Path
+) -> None:
+    make(tmp_path / "own")
+    with pytest.raises(UserError, match=words):
+        read_own(tmp_path / "own")
+
+
+def test_kept_images_are_read_to_the_bit(tmp_path: Path) -> None:
+    some = IMAGES[:50]
+    for image, label in zip(some, LABELS[:50], strict=True):
+        keep(tmp_path, image, int(label))
+    images, labels, _ = read_own(tmp_path)
+    assert sorted(map(bytes, images.numpy())) == sorted(map(bytes, some.numpy()))
+    assert labels.tolist() == sorted(LABELS[:50].tolist())
+    keep(tmp_path, IMAGES[0], 9)  # corrected: not under two labels
+    assert len(read_own(tmp_path)[1]) == 50
+
+
+def fit_data(root: str, **settings: object) -> MNISTDataModule:
+    torch.manual_seed(0)
+    data = MNISTDataModule(root, train_size=960, val_size=500, **settings)  # type: ignore[arg-type]
+    data.setup("fit")
+    return data
+
+
+def test_own_pictures_fill_their_share_and_a_fifth_is_held_out(root: str, folder: Path) -> None:
+    data = fit_data(root, extra=str(folder), extra_share=0.25, no_digit_share=0.01, **UNWARPED)
+    loaders = data.val_dataloader()
+    assert list(loaders) == ["val", "extra"]
+    held_out, labels = next(iter(loaders["extra"]))
+    assert sorted(labels.tolist()) == [3, 3, 8, 8]  # of 12 each; the fives are too few
+    images, _, _ = read_own(folder)
+    taught = set(map(bytes, images.numpy())) - set(map(bytes, held_out.numpy()))
+    batches = list(data.train_dataloader())
+    assert len(batches) == 10
+    seen = torch.cat([images[-32:] for images, *_ in batches])
+    assert set(map(bytes, seen.numpy())) == taught and len(taught) == 24
+    others = torch.cat([images[:-32] for images, *_ in batches])
+    assert sorted(map(bytes, others.numpy())) == sorted(
+        map(bytes, data.train_images[data.train_indices].numpy())
     )
-    stop = (
-        "import os, signal\nfrom lightning.pytorch.callbacks import Callback\n"
-        "class Stop(Callback):\n"
-        "    def on_train_batch_end(self, trainer, *_):\n"
-        "        if trainer.global_step == 13:\n"
-        "            os.kill(os.getpid(), signal.SIGTERM)\n\n\n"
-    )
-    (folder / "cut.py").write_text(cut.replace("if __name__", stop + "if __name__"))
-    subprocess.run([sys.executable, "cut.py"], cwd=folder, capture_output=True)
-    path = folder / "lightning_logs/version_2/checkpoints/last.ckpt"
-    assert read_checkpoint(path)["global_step"] == 13
-    again = script.replace("zoom=0)", f'zoom=0), ckpt_path="{path}"')
-    (folder / "again.py").write_text(again)
-    run(folder, "again.py")
-    newest = max(
-        folder.glob("lightning_logs/*/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime
-    )
-    resumed = read_checkpoint(newest)
-    assert resumed["global_step"] == 20
-    for name, weight in whole.items():
-        assert torch.equal(weight, resumed["state_dict"][name]), name
+    assert all(len(images) == len(more) == len(rows) == 128 for images, _, rows, more in batches)
 
 
-def test_letters_need_one_line(folder: Path) -> None:
-    for name in ("mnist_lightning", "configs"):
-        shutil.copytree(ROOT / name, folder / name)
-    (diff,) = [text for kind, text in BLOCKS if kind == "diff"]
-    subprocess.run(["patch", "-p1"], input=diff, text=True, cwd=folder, check=True)
-    images, labels = datasets.read(folder / "data", "MNIST", train=False)
-    letters = (labels[:1040] + 10 * (torch.arange(1040) % 3)).clamp(max=25).to(torch.uint8)
-    code = (
-        "import torch; from mnist_lightning import save_set; "
-        "images, labels = torch.load('letters.pt'); "
-        "save_set('letters', images[:780], labels[:780], images[780:], labels[780:])"
-    )
-    torch.save((images[:1040], letters), folder / "letters.pt")
-    run(folder, "-c", code)
-    for words in COMMANDS["Letters instead of digits"]:
-        out = run(folder, "-m", "mnist_lightning", *words)
-    assert "of 260 test images misread" in out
-    with pytest.raises(ValueError, match="another network"):  # here ten digits are told apart
-        read_checkpoint(folder / "runs/base/version_0/checkpoints/last.ckpt")
+def test_an_extra_image_is_changed_anew_each_time(root: str, folder: Path) -> None:
+    alone, data = fit_data(root), fit_data(root, extra=str(folder))
+    rows = torch.cat([rows[-32:] for _, _, rows in data.train_dataloader()])
+    assert len(rows.unique(dim=0)) == 320  # of 24 images
+    one = torch.cat([rows for _, _, rows in alone.train_dataloader()])
+    others = torch.cat([rows[:-32] for _, _, rows in data.train_dataloader()])
+    assert torch.equal(one.sort(dim=0).values, others.sort(dim=0).values)  # as without them
+
+
+def test_a_run_goes_on_with_the_pictures_that_it_began_with(root: str, folder: Path) -> None:
+    data = fit_data(root, extra=str(folder))
+    state, data.trainer = data.state_dict(), SimpleNamespace(state=SimpleNamespace(fn="fit"))  # type: ignore[assignment]
+    data.load_state_dict(state)
+    keep(folder, IMAGES[0], 7)
+    other = fit_data(root, extra=str(folder))
+    other.trainer = data.trainer
+    with pytest.raises(UserError, match="own is not what it was"):
+        other.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"extra_share": 0.5}, "extra_share wants extra"),
+        ({"extra": "own", "extra_share": 1.0}, "extra_share 1.0 must be"),
+        ({"extra": "own", "pseudo_labels": "x.csv"}, "give either"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        MNISTDataModule(**settings)
+
+
+def test_a_run_from_a_trained_network_needs_nothing_of_its_file_once_begun(
+    smoke: Path,
+    folder: Path,
+    root: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = tmp_path / "first.ckpt"
+    first.write_bytes((smoke / "runs/smoke/version_0/checkpoints/last.ckpt").read_bytes())
+    # base.yaml says another network than the file's, which wins.
+    flags = ["--data.root", root, "--data.train_size=512", "--data.val_size=0"]
+    flags += ["--trainer.callbacks=[]", "--trainer.max_epochs=2", "--init_weights", first]
+    flags += ["--data.extra", folder]
+    assert call(monkeypatch, "fit", *flags, "--trainer.limit_train_batches=4") == 0
+    assert "own pictures " in capsys.readouterr().out
+    last = Path("runs/base/version_0/checkpoints/last.ckpt")
+    settings = read_checkpoint(last)["hyper_parameters"]
+    assert settings["channels"] == [8, 16] and settings["hidden"] == 32
+    assert settings["learning_rate"] == 3e-3  # no setting of the network
+    first.unlink()
+    assert call(monkeypatch, "fit", *flags, "--ckpt_path=auto") == 0
+    load(last)
+    for contradiction in ("--model.hidden=64", "--network=mnist_lightning.ResNet"):
+        message = call(monkeypatch, "fit", "--init_weights=shipped", contradiction)
+        assert isinstance(message, str) and "leave it out" in message

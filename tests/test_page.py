@@ -461,3 +461,37 @@ def test_a_report_breaks_no_rule_and_fits_a_telephone(
             found = Axe().run(page)
             assert found.violations_count == 0, found.generate_report()
         page.close()
+
+
+def test_a_key_or_a_click_keeps_what_a_digit_is(
+    browser: "playwright.Browser", tmp_path: Path
+) -> None:
+    network = load()
+    with served(demo.create_app(network, LOOPBACK, tmp_path / "own")) as (address, _):
+        page = browser.new_page(reduced_motion="reduce")
+        page.goto(address)
+        page.get_by_text("0 are kept, of 2,000 at most.").wait_for()
+        page.keyboard.press("7")  # of nothing
+        for left in (0.0, 0.42):  # 11
+            draw(page, [(left + 0.6 * x, y) for x, y in ONE])
+            page.mouse.up()
+        page.locator("#boxes li").nth(1).wait_for()
+        assert not (tmp_path / "own").exists()
+        page.locator("#boxes span").first.click()
+        page.locator("#boxes li:first-child.first").wait_for()
+        page.keyboard.press("7")
+        page.get_by_text("Kept as a 7.").wait_for()
+        page.locator("#bars li").nth(4).click()  # corrected
+        page.get_by_text("Kept as a 4.").wait_for()
+        page.get_by_text("1 are kept").wait_for()
+        assert page.get_by_text("--data.extra").is_visible()
+        (kept,) = (tmp_path / "own").glob("*/*")
+        assert kept.parent.name == "4"
+        seen = page.evaluate(SEEN)
+        assert np.asarray(Image.open(kept)).flatten().tolist() == seen
+        page.locator("#samples button").first.click()
+        page.get_by_text("labeled", exact=False).first.wait_for()
+        page.keyboard.press("1")
+        page.get_by_text("which nothing may learn from").wait_for()
+        assert len(list((tmp_path / "own").glob("*/*"))) == 1
+        page.close()

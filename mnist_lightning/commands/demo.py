@@ -12,6 +12,10 @@ same answers, as JSON, for a picture of any size and format:
 
 http://127.0.0.1:8000/openapi.json describes what else may be sent, and the answer.
 
+    python -m mnist_lightning demo --collect my_digits
+
+keeps what the page is told that a digit is, by a key or a click, for `fit --data.extra my_digits`.
+
 One thread does all the work, and the queue for it is short, so that no page can overload the
 machine.
 """
@@ -23,6 +27,7 @@ import math
 import os
 import random
 import re
+import shlex
 import sys
 import webbrowser
 from base64 import b64encode
@@ -39,7 +44,9 @@ from torch import Tensor, nn
 from mnist_lightning.checkpoint import load
 from mnist_lightning.commands.terminal import make_parser, need
 from mnist_lightning.data.datasets import read_test_set
+from mnist_lightning.data.own import MOST_KEPT, count_kept, keep
 from mnist_lightning.errors import UserError
+from mnist_lightning.files import check_folder
 from mnist_lightning.network import to_pixels
 from mnist_lightning.reading.picture import (
     UnknownFormat,
@@ -50,6 +57,7 @@ from mnist_lightning.reading.picture import (
 )
 from mnist_lightning.reading.reader import Page, read
 from mnist_lightning.sizes import NUM_CLASSES
+from mnist_lightning.text import printable, program
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
@@ -61,7 +69,9 @@ MOST_WAITING = 8  # requests; a page sends one at a time
 PATIENCE = 10  # seconds for a picture to arrive
 
 
-def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
+def create_app(
+    network: nn.Module, hosts: list[str] | None = None, collect: Path | None = None
+) -> "FastAPI":
     """Return the app: the page, the requests that it makes, and `POST /read` for programs.
 
     While it runs, it reads MNIST's test images in the background, so that the page can show those
@@ -72,6 +82,7 @@ def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
             ReLU layers get hooks, see `watch`.
         hosts: The host names that requests may use, which keeps out other sites whose names are
             made to point here (DNS rebinding); None allows any.
+        collect: Folder for the digits that the page is told of, see `keep`; None keeps nothing.
 
     Raises:
         ModuleNotFoundError: If FastAPI is not installed.
@@ -124,6 +135,14 @@ def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
             contents += part
             check_size(contents, requests.MOST_BODY)
         return bytes(contents)
+
+    def place_in(request: Request) -> tuple[float, float]:
+        text = request.query_params.get("at", "inf,inf")
+        try:
+            x, y = map(float, text.split(","))
+        except ValueError as error:
+            raise HTTPException(400, "at must be a place in the picture, as 120,80") from error
+        return x, y
 
     async def answer(request: Request, function: Callable[[bytes], dict[str, Any]]) -> Any:
         if from_another_site(request):
@@ -185,13 +204,24 @@ def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
 
     @app.post("/see", include_in_schema=False)
     async def post_see(request: Request) -> Any:
-        query = request.query_params
-        try:
-            x, y = map(float, query["at"].split(",")) if "at" in query else (math.inf, math.inf)
-        except ValueError as error:
-            raise HTTPException(400, "at must be a place in the picture, as 120,80") from error
-        shows = "picture" in query
-        return await answer(request, lambda picture: see(picture, network, maps, (x, y), shows))
+        place, shows = place_in(request), "picture" in request.query_params
+        return await answer(request, lambda picture: see(picture, network, maps, place, shows))
+
+    async def post_keep(request: Request) -> Any:
+        assert collect
+        folder, place, digit = collect, place_in(request), request.query_params.get("digit", "")
+        if not re.fullmatch("[0-9]", digit):
+            raise HTTPException(400, "digit must be 0 to 9")
+
+        def keep_one(picture: bytes) -> dict[str, Any]:
+            page = read(picture, network)
+            keep(folder, page.digits[nearest(page, place)].image, int(digit))
+            return {"kept": kept(folder)}
+
+        return await answer(request, keep_one)
+
+    if collect:
+        app.post("/keep", include_in_schema=False)(post_keep)
 
     @app.get("/digits", include_in_schema=False)
     async def get_digits() -> dict[str, Any]:
@@ -204,6 +234,7 @@ def create_app(network: nn.Module, hosts: list[str] | None = None) -> "FastAPI":
             "tested": tested,
             "total": len(images),
             "layers": sizes,
+            "kept": kept(collect) if collect else None,
         }
 
     @app.get("/digits/{index}.png", include_in_schema=False)
@@ -282,8 +313,7 @@ def see(
     """
     opened = open_picture(picture)
     page = read(opened, network)
-    away = [distance(place, reading.box) for reading in page.digits]
-    shown = max(range(len(away)), key=lambda i: (-away[i], i))
+    shown = nearest(page, place)
     image = page.digits[shown].image
     classify(network, image[None])  # leaves its maps
     layers = []
@@ -303,6 +333,19 @@ def see(
         fit(flatten(opened), min(SHOWN, max(opened.size))).save(file, "PNG")
         answer["picture"] = b64encode(file.getvalue()).decode()
     return to_answer(page, picture) | answer
+
+
+def nearest(page: Page, place: tuple[float, float]) -> int:
+    """Return the number of the digit nearest to a place, the last of those that are as near."""
+    away = [distance(place, reading.box) for reading in page.digits]
+    return max(range(len(away)), key=lambda i: (-away[i], i))
+
+
+def kept(folder: Path) -> dict[str, Any]:
+    """Return how many digits a folder holds, the most that are kept, and what learns from them."""
+    words = [*program().split(), "fit", "--config", "wild", "--config", "own"]
+    command = shlex.join([*words, "--data.extra", str(folder)])
+    return {"count": count_kept(folder), "most": MOST_KEPT, "command": printable(command)}
 
 
 def distance(place: tuple[float, float], box: tuple[int, int, int, int]) -> float:
@@ -333,11 +376,19 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
     parser.add_argument("--port", default=8000, type=int, help="port (default: %(default)s)")
     parser.add_argument("--no_browser", action="store_true", help="only print the address")
+    parser.add_argument(
+        "--collect",
+        type=Path,
+        metavar="FOLDER",
+        help=f"keep digits that the page is told of, {MOST_KEPT:,} at most, to learn from them",
+    )
     options = parser.parse_args(arguments)
     if not 0 <= options.port <= 65535:
         parser.error(f"--port {options.port} must be in 0 to 65535")
     if not options.host:
         parser.error("--host is empty: 127.0.0.1 is this machine, 0.0.0.0 the network too")
+    if options.collect:
+        check_folder(options.collect)
     need("fastapi", "uvicorn")
     from mnist_lightning.commands.server import allowed_hosts, listen, network_url, serve, url
 
@@ -345,7 +396,7 @@ def main(arguments: list[str]) -> None:
     network = load(*options.ckpt_path)
     with listen(options.host, options.port) as listener:
         hosts = allowed_hosts(listener, options.host)
-        app = create_app(network, hosts)
+        app = create_app(network, hosts, options.collect)
         print(f"draw at {url(listener, options.host)} (Ctrl-C ends it)", flush=True)
         if not hosts:
             print(f"on a telephone in the same network: {network_url(listener)}", flush=True)

@@ -1,14 +1,19 @@
 """A folder of a person's own pictures, sorted by digit -> images of MNIST's convention."""
 
+import hashlib
+import io
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mnist_lightning.errors import UserError
+from mnist_lightning.files import replace_file
 from mnist_lightning.reading.picture import count_pages, flatten, open_picture
 from mnist_lightning.reading.segments import find_digit
 
+MOST_KEPT = 2000  # images in a folder, each of less than 1,000 bytes, that `keep` adds to
 LAYOUT = "its subfolders 0 to 9 must hold pictures, each of one such digit"
 
 
@@ -64,3 +69,35 @@ def read_own(folder: Path) -> tuple[Tensor, Tensor, list[str]]:
             "would be taken for"
         )
     return torch.stack(images), torch.tensor(labels), notes
+
+
+def keep(folder: Path, image: Tensor, digit: int) -> None:
+    """Keep an image in a folder that `read_own` reads, which makes no other image of it.
+
+    One that is there already is moved if it has another label now.
+
+    Args:
+        folder: The folder; it is made if there is none.
+        image: uint8 `(28, 28)`.
+        digit: Its label, 0 to 9.
+
+    Raises:
+        UserError: If the folder holds `MOST_KEPT` pictures.
+        OSError: If it can't be written.
+    """
+    name = f"{hashlib.sha256(image.numpy().tobytes()).hexdigest()[:16]}.png"
+    path = folder / str(digit) / name
+    for other in folder.glob(f"[0-9]/{name}"):
+        if other != path:
+            other.unlink()
+    if count_kept(folder) >= MOST_KEPT and not path.exists():
+        raise UserError(f"{folder} holds {MOST_KEPT:,} pictures, and no more are kept")
+    file = io.BytesIO()
+    Image.fromarray(image.numpy()).save(file, "PNG")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, file.getvalue())
+
+
+def count_kept(folder: Path) -> int:
+    """Return the number of files in a folder's subfolders 0 to 9."""
+    return sum(1 for _ in folder.glob("[0-9]/[!.]*"))

@@ -61,6 +61,7 @@ function ink(context, points, from) {
 
 function change(item) {
   items = items.filter((each) => each !== example);
+  chosen = "";
   if (item) items.push(item);
   else items.pop();
   note();
@@ -82,6 +83,7 @@ function place(event) {
 
 function extend({ points }, more) {
   const from = points.length - 1;
+  chosen = "";
   points.push(...more);
   for (const context of [board, sheet]) ink(context, points, from);
   ask();
@@ -135,6 +137,7 @@ function drawExample(time, begin = time) {
 // ---- Asking: one question at a time, and the next is about what is on the board by then ----
 
 let asking = false;
+let chosen = ""; // the place of a digit that was clicked, as a query
 let changed = false;
 
 async function ask() {
@@ -149,7 +152,9 @@ async function ask() {
       continue;
     }
     try {
-      const answer = await (strokes.length ? see(png(), at(strokes.at(-1))) : see(picture.blob, picture.query));
+      const answer = await (strokes.length
+        ? see(png(), chosen || at(strokes.at(-1)))
+        : see(picture.blob, chosen || picture.query));
       if (answer.picture) {
         picture.bitmap = await createImageBitmap(new Blob([bytes(answer.picture)]));
         picture.query = "";
@@ -243,8 +248,10 @@ function paint(canvas, pixels, size, colors) {
 let layers = [];
 
 let spoken = 0;
+let shown = null; // the answer
 
 function show(answer) {
+  shown = answer;
   document.body.classList.toggle("idle", !answer);
   const last = answer?.digits[answer.shown]; // whose probabilities and maps are shown
   const text = answer?.text ?? "?";
@@ -285,7 +292,7 @@ function show(answer) {
 }
 
 // Each digit of a number has its answer at its place.
-function showBoxes({ digits, size, shown }) {
+function showBoxes({ digits, size, shown: last }) {
   const boxes = digits.map(({ digit, probability, is_digit, box }, i) => {
     const scale = 100 / Math.max(...size);
     const [left, top, right, bottom] = box.map((side, axis) => 50 + scale * (side - size[axis % 2] / 2));
@@ -295,8 +302,12 @@ function showBoxes({ digits, size, shown }) {
     if (is_digit && right - left > 12) {
       label.append(Object.assign(document.createElement("small"), { textContent: percent(probability) }));
     }
+    label.onclick = () => {
+      chosen = middle(box);
+      ask();
+    };
     item.append(label);
-    item.classList.toggle("first", i === shown);
+    item.classList.toggle("first", i === last);
     item.classList.toggle("high", top < 8); // no room above it
     for (const [side, value] of Object.entries({ left, top, width: right - left, height: bottom - top })) {
       item.style[side] = `${value}%`;
@@ -314,6 +325,32 @@ function note() {
 function tell(text, wrong = false) {
   $("note").textContent = text;
   $("note").classList.toggle("wrong", wrong);
+}
+
+// ---- Teaching: what the shown digit is, if the server keeps what it is told ----
+
+const middle = ([left, top, right, bottom]) => `?at=${(left + right) / 2},${(top + bottom) / 2}`;
+
+async function teach(digit) {
+  const { strokes, picture } = content();
+  if ($("kept").hidden || !shown || items.includes(example)) return;
+  if (picture?.mnist) return tell("This is one of MNIST’s test digits, which nothing may learn from.", true);
+  const query = `${middle(shown.digits[shown.shown].box)}&digit=${digit}`;
+  try {
+    const response = await get(`keep${query}`, { method: "POST", body: strokes.length ? png() : picture.blob });
+    showKept((await response.json()).kept);
+    tell(`Kept as a ${digit}.`);
+  } catch (error) {
+    tell(error.message, true);
+  }
+}
+
+function showKept(kept) {
+  $("kept").hidden = !kept;
+  document.body.classList.toggle("teaching", Boolean(kept));
+  if (!kept) return;
+  $("number").textContent = `${count(kept.count)} are kept, of ${count(kept.most)} at most.`;
+  $("command").textContent = kept.command;
 }
 
 // ---- Pictures, and MNIST's test digits ----
@@ -392,7 +429,8 @@ let polling = 0;
 
 async function fetchDigits() {
   clearTimeout(polling);
-  const { digits, mistakes, errors, tested, total, layers: sizes } = await (await get("digits")).json();
+  const { digits, mistakes, errors, tested, total, layers: sizes, kept } = await (await get("digits")).json();
+  showKept(kept);
   if (!layers.length) {
     layers = sizes;
     show(null); // black maps of their sizes, so that the first answer moves nothing
@@ -420,6 +458,7 @@ if (!matchMedia("(prefers-reduced-motion: reduce)").matches) {
   requestAnimationFrame(drawExample);
 }
 
+$("bars").onclick = ({ target }) => teach([...$("bars").children].indexOf(target.closest("li")));
 $("undo").onclick = undo;
 $("clear").onclick = clear;
 $("open").onclick = () => $("file").click();
@@ -440,6 +479,7 @@ $("others").onclick = () => {
 
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") $("video").hidden ? clear() : stopFilming();
+  else if (/^[0-9]$/.test(event.key) && !event.ctrlKey && !event.metaKey && !event.altKey) teach(event.key);
   else if (event.key === "z" && (event.ctrlKey || event.metaKey) && !event.shiftKey) {
     event.preventDefault();
     undo();
