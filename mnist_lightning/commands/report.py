@@ -263,7 +263,8 @@ def _page(
     settings = run.get("hyper_parameters", {"members": len(members)} | members[0].settings)
     settings = run.get("made_with", {}) | settings  # earlier checkpoints do not say
     settings = settings | run.get("datamodule_hyper_parameters", {})
-    unused = ("predict_set",) if settings.get("pseudo_labels") else ("predict_set", "pseudo_")
+    sources = {"pseudo_labels": "pseudo_", "extra": "extra"}
+    unused = ("predict_set", *(part for name, part in sources.items() if not settings.get(name)))
     rows = "".join(
         f"<tr><th scope=row>{escape(name)}</th><td>{escape(_value(value))}</td></tr>"
         for name, value in settings.items()

@@ -61,7 +61,9 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """Yield this rank's share of each step that is left of the epoch."""
         epoch, steps_done = self.progress()
-        seed = None if self.shuffle_seed is None else (self.shuffle_seed, epoch)
+        seed: tuple[int, ...] | None = None
+        if self.shuffle_seed is not None:
+            seed = self.shuffle_seed, epoch
         order, labels, extra = self.indices, self.labels, self.extra
         if seed:
             order = np.random.default_rng((*seed, 0)).permutation(order)

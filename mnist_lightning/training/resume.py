@@ -6,7 +6,7 @@ And which folder a run resumes in.
 import csv
 import os
 import sys
-from collections.abc import Collection, Container
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,9 +145,10 @@ def use_network(config: Namespace, flags: Collection[str]) -> None:
 
 def _as_choice(choice: dict[str, Any] | None) -> Namespace | None:
     """Return the class that a checkpoint names, and its arguments, as the command line has them."""
-    return choice and Namespace(
-        class_path=choice["class_path"], init_args=Namespace(choice.get("init_args", {}))
-    )
+    if not choice:
+        return None
+    arguments = Namespace(choice.get("init_args", {}))
+    return Namespace(class_path=choice["class_path"], init_args=arguments)
 
 
 def logger_with_folder(trainer: Namespace) -> Namespace | None:
@@ -218,7 +219,7 @@ def _read(path: str, subcommand: str) -> Start:
 
 
 def _take(
-    part: str, saved: dict[str, Any], config: Namespace, given: Container[str], refuse: bool
+    part: str, saved: dict[str, Any], config: Namespace, given: Any, refuse: bool
 ) -> None:
     """Take a checkpoint's settings that the user did not give; refuse or report contradictions."""
     for name, value in saved.items():
