@@ -218,9 +218,7 @@ def _read(path: str, subcommand: str) -> Start:
     return Start(path, checkpoint)
 
 
-def _take(
-    part: str, saved: dict[str, Any], config: Namespace, given: Any, refuse: bool
-) -> None:
+def _take(part: str, saved: dict[str, Any], config: Namespace, given: Any, refuse: bool) -> None:
     """Take a checkpoint's settings that the user did not give; refuse or report contradictions."""
     for name, value in saved.items():
         key = f"{part}.{name}"
