@@ -46,6 +46,8 @@ def clone(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("configs", "docs/digits", "docs/tour.safetensors"):
         (tmp_path / name).symlink_to(CONFIGS.parent / name)
     (tmp_path / "data").symlink_to(root)
+    page = (CONFIGS.parent / "docs/own.md").read_text()
+    (tmp_path / "my.py").write_text(page.split("```python\n")[1].split("```")[0])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -118,7 +118,8 @@ DAILY = [
 def main() -> None:
     """Run fit, validate, test or predict, and end on a user's mistake with one line."""
     keep_freed_memory()
-    sys.path.append(os.getcwd())  # where `python -m` finds a class of one's own too
+    if os.getcwd() not in sys.path:  # where `python -m` finds a class of one's own
+        sys.path.append(os.getcwd())
     _silence_what_no_user_can_change()
     warnings.showwarning = _show_warning
     threading.excepthook = _explain_once
