@@ -45,8 +45,15 @@ def _is_wanted(record: logging.LogRecord) -> bool:
     return not any(words in record.getMessage() for words in UNWANTED)
 
 
+def is_interactive() -> bool:
+    """Tell whether Python is one that a person types into: a notebook's, IPython's or its own."""
+    return hasattr(sys, "ps1")
+
+
 def has_room_for_a_bar() -> bool:
-    """Tell whether standard output is a terminal, and says how wide it is."""
+    """Tell whether output goes to a notebook, or to a terminal that says how wide it is."""
+    if is_interactive():
+        return True
     try:
         return sys.stdout.isatty() and os.get_terminal_size(sys.stdout.fileno()).columns > 0
     except (OSError, ValueError):  # it is no file

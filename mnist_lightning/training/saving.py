@@ -23,7 +23,7 @@ from torch import Tensor
 from mnist_lightning.checkpoint import read_checkpoint
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import replace_file
-from mnist_lightning.training.progress import say
+from mnist_lightning.training.progress import is_interactive, say
 
 STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")  # Windows has no SIGHUP
 
@@ -218,8 +218,8 @@ class SaveOnSignal(Callback):
     """Ends well on SIGTERM, SIGHUP or Ctrl-C, with `last.ckpt` saved.
 
     The exit code is the shell's for the signal, 143, 129 or 130, so that a scheduler sees that the
-    run is not done. A second signal acts at once. A signal that is ignored, as SIGHUP is under
-    nohup, stays ignored.
+    run is not done; `Trainer` keeps a notebook from exiting. A second signal acts at once. A signal
+    that is ignored, as SIGHUP is under nohup, stays ignored.
 
     Args:
         last: The callback that keeps `last.ckpt`.
@@ -281,7 +281,9 @@ class SaveOnSignal(Callback):
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(signum)
-        signal.signal(signum, signal.SIG_DFL)
+        # Python's own handler ends the run and keeps the session, the system's ends both.
+        keeps = is_interactive() and signum == signal.SIGINT
+        signal.signal(signum, signal.default_int_handler if keeps else signal.SIG_DFL)
         if self.received.name == "SIGHUP":  # the terminal is gone: to write to it is an error
             with open(os.devnull, "w") as nowhere:
                 for stream in self.terminals:
@@ -290,8 +292,11 @@ class SaveOnSignal(Callback):
     def _exit(self, trainer: pl.Trainer) -> None:
         received = self.received or signal.SIGTERM
         if trainer.is_global_zero:
-            step = f"stopped by {received.name} after step {trainer.global_step}"
-            say(f"{step}; the same command with --ckpt_path auto resumes")
+            path = os.path.relpath(f"{self.last.dirpath}/last.ckpt")
+            again = "the same command with --ckpt_path auto"
+            if is_interactive():
+                again = f'the same fit with ckpt_path="{path}"'
+            say(f"stopped by {received.name} after step {trainer.global_step}; {again} resumes")
         # The launcher takes another code of the processes that it started for a crash.
         raise SystemExit(128 + received if trainer.local_rank == 0 else 0)
 

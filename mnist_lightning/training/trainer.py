@@ -5,8 +5,10 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
@@ -29,6 +31,7 @@ from mnist_lightning.training.progress import (
     EpochLine,
     drop_unwanted_lines,
     has_room_for_a_bar,
+    is_interactive,
     say,
     sentence,
 )
@@ -56,8 +59,9 @@ class Trainer(pl.Trainer):
     """Lightning's Trainer as the command line uses it, for Python too.
 
     It keeps `best.ckpt`, by `val/accuracy`, and `last.ckpt`, each whole at any moment; gives each
-    run a folder of its own; ends on SIGTERM, SIGHUP or Ctrl-C with `last.ckpt` saved; prints a line
-    an epoch; logs `train/images_per_second`; and `validate`, `test` and `predict` can write a file.
+    run a folder of its own; ends on SIGTERM, SIGHUP or Ctrl-C with `last.ckpt` saved, and lets a
+    notebook's kernel live; prints a line an epoch; logs `train/images_per_second`; and `validate`,
+    `test` and `predict` can write a file.
 
     A run's folder is that of its first TensorBoardLogger or CSVLogger, or else a new one in
     `runs/mnist`.
@@ -184,7 +188,8 @@ class Trainer(pl.Trainer):
                 self.folder = self.strategy.broadcast(self._claim_own_folder())
                 claimed += [Path(str(self.folder))] if self.is_global_zero else []
         try:
-            super().fit(*arguments, **settings)
+            with _session_kept():
+                super().fit(*arguments, **settings)
         except BaseException:
             for folder in claimed if self.fit_loop.total_batch_idx < 0 else []:  # no batch was seen
                 if not any(folder.rglob("*.ckpt")):
@@ -224,9 +229,10 @@ class Trainer(pl.Trainer):
                 before the work.
         """
         _check_figures(output, overwrite, ckpt_path)
-        results = super().validate(
-            model, dataloaders, ckpt_path, False, datamodule, weights_only=weights_only
-        )
+        with _session_kept():
+            results = super().validate(
+                model, dataloaders, ckpt_path, False, datamodule, weights_only=weights_only
+            )
         self._tell("validation", verbose, output, ckpt_path)
         return results
 
@@ -263,9 +269,10 @@ class Trainer(pl.Trainer):
                 before the work.
         """
         _check_figures(output, overwrite, ckpt_path)
-        results = super().test(
-            model, dataloaders, ckpt_path, False, datamodule, weights_only=weights_only
-        )
+        with _session_kept():
+            results = super().test(
+                model, dataloaders, ckpt_path, False, datamodule, weights_only=weights_only
+            )
         self._tell("test", verbose, output, ckpt_path)
         return results
 
@@ -305,13 +312,15 @@ class Trainer(pl.Trainer):
                 before the work, or there is no image.
         """
         if output is None:
-            return super().predict(*arguments, **settings)
+            with _session_kept():
+                return super().predict(*arguments, **settings)
         output = Path(output)
         given = signature(pl.Trainer.predict).bind(self, *arguments, **settings).arguments
         data = given.get("datamodule") or given.get("dataloaders")
         inputs = filter(None, [given.get("ckpt_path"), getattr(data, "pseudo_labels", None)])
         check_output(output, MARK, inputs, overwrite, flag="--overwrite true")
-        batches = super().predict(*arguments, **settings)
+        with _session_kept():
+            batches = super().predict(*arguments, **settings)
         if not batches:
             raise UserError("nothing to predict: trainer.limit_predict_batches leaves no batch")
         shares: list[Sequence[Any]] = [batches]
@@ -352,6 +361,29 @@ class Trainer(pl.Trainer):
             record = {"mnist_lightning": version("mnist_lightning"), "set": images, **figures}
             record["checkpoint"] = None if ckpt_path is None else str(ckpt_path)
             replace_file(Path(output), (json.dumps(record, indent=2) + "\n").encode())
+
+
+class Stopped(KeyboardInterrupt):
+    """Ends a notebook's cell, or what was typed; what was stopped has said so itself."""
+
+    def _render_traceback_(self) -> list[str]:  # which IPython shows in place of Lightning's code
+        return [type(self).__name__]
+
+
+@contextmanager
+def _session_kept() -> Iterator[None]:
+    """Stop what runs, and not Python, if a person types into it.
+
+    Raises:
+        Stopped: In place of `SystemExit`, which Lightning raises for Ctrl-C.
+    """
+    try:
+        yield
+    except SystemExit:
+        if not is_interactive():
+            raise
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning may have ignored it
+        raise Stopped from None
 
 
 def _check_figures(
