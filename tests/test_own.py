@@ -13,6 +13,7 @@ from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.data.own import keep, read_own
 from mnist_lightning.errors import UserError
+from mnist_lightning.reading.segments import find_digit
 
 IMAGES, LABELS = read_test_set()
 UNWARPED = {"rotation": 0.0, "shift": 0.0, "shear": 0.0, "zoom": 0.0}
@@ -56,6 +57,24 @@ def test_what_is_no_picture_of_one_digit_is_named_and_the_others_are_used(folder
     ):
         assert sum(words in note for note in notes) == 1, (words, notes)
     assert len(notes) == 6 and not any("\n" in note for note in notes)
+
+
+def test_more_than_one_digit_is_told_by_its_ink() -> None:
+    def refused(ink: np.ndarray) -> bool:
+        try:
+            find_digit(Image.fromarray(255 - np.pad(ink, 20)))
+        except UserError as error:
+            return "more than one digit" in str(error)
+        return False
+
+    bar, gap = np.full((40, 6), 255, np.uint8), np.zeros((40, 12), np.uint8)
+    assert refused(np.hstack([bar, gap, bar]))
+    assert refused(np.vstack([bar, gap[:, :6], bar]))
+    comb = np.zeros((40, 120), np.uint8)
+    comb[20:25] = comb[:, ::38] = 255
+    comb[:, 1::38] = comb[:, 2::38] = comb[:, 3::38] = 255
+    assert refused(comb)
+    assert not refused(bar) and not refused(comb[:, :60])
 
 
 def test_a_digit_whose_hand_nobody_reads_is_one_digit(tmp_path: Path) -> None:
