@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from mnist_lightning.figures.style import (
     INK,
     VERMILION,
     diverging,
+    house_style,
     new_figure,
 )
 from mnist_lightning.text import percent
@@ -29,6 +31,7 @@ SIGNED = diverging()
 TABLE: dict[str, Any] = {"cmap": SIGNED, "vmin": -4, "vmax": 4}
 
 
+@house_style()
 def image(stored: Tensor) -> "Figure":
     """Show an image, uint8 `(28, 28)`, beside some of its numbers."""
     rows, columns = slice(4, 14), slice(8, 20)
@@ -42,17 +45,17 @@ def image(stored: Tensor) -> "Figure":
     return figure
 
 
-def convolution(network: nn.Module, pixels: Tensor) -> "Figure":
-    """Show one sum of a convolution: nine pixels times nine weights."""
-    channel = upper_edge_channel(network)
-    weights = network.get_parameter("conv1.weight").detach()[channel, 0]
-    output = layer_output(network, pixels, "conv1")[0, channel]
+@house_style()
+def convolution(pixels: Tensor, weights: Tensor) -> "Figure":
+    """Show what a filter `(3, 3)` makes of an image, and one of its sums in full."""
+    weights = weights.detach()
+    output = F.conv2d(pixels, weights[None, None])[0, 0]
     seen = pixels[0, 0][WINDOW]
     products = seen * weights
     row, column = WINDOW[0].start, WINDOW[1].start
     print(
-        f"  the nine products of channel {channel} sum to {products.sum():.4f}, "
-        f"the layer says {output[row, column]:.4f}"
+        f"  the nine products sum to {products.sum():.4f}, "
+        f"the convolution says {output[row, column]:.4f}"
     )
 
     figure = new_figure(
@@ -84,6 +87,7 @@ def convolution(network: nn.Module, pixels: Tensor) -> "Figure":
     return figure
 
 
+@house_style()
 def relu(network: nn.Module, pixels: Tensor) -> "Figure":
     """Show one channel's way through convolution, batch norm and ReLU."""
     channel = upper_edge_channel(network)
@@ -118,6 +122,7 @@ def relu(network: nn.Module, pixels: Tensor) -> "Figure":
     return figure
 
 
+@house_style()
 def pooling(network: nn.Module, pixels: Tensor) -> "Figure":
     """Show max-pooling before and after ReLU: the same four numbers."""
     outputs = layer_output(network, pixels, "norm2")[0]
@@ -164,6 +169,7 @@ def pooling(network: nn.Module, pixels: Tensor) -> "Figure":
     return figure
 
 
+@house_style()
 def softmax(network: nn.Module, pixels: Tensor, label: int) -> "Figure":
     """Show how ten logits become ten probabilities and one loss."""
     with torch.no_grad():

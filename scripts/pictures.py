@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
-from layer_pictures import convolution, image, pooling, relu, softmax
+from layer_pictures import convolution, image, pooling, relu, softmax, upper_edge_channel
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -82,7 +82,9 @@ def main() -> None:
         pixels = to_pixels(data.train_images[[DIGIT]])
         drawings: dict[str, Callable[[], Figure]] = {
             "image": lambda: image(data.train_images[DIGIT]),
-            "convolution": lambda: convolution(member, pixels),
+            "convolution": lambda: convolution(
+                pixels, member.get_parameter("conv1.weight")[upper_edge_channel(member), 0]
+            ),
             "relu": lambda: relu(member, pixels),
             "pooling": lambda: pooling(member, pixels),
             "softmax": lambda: softmax(
@@ -104,8 +106,7 @@ def main() -> None:
         PICTURES.mkdir(parents=True, exist_ok=True)
         for name, draw in drawings.items():
             if options.only in (None, name):
-                with house_style():
-                    contents = figures.to_png(draw(), DPI)
+                contents = figures.to_png(draw(), DPI)
                 replace_file(PICTURES / f"{name}.png", contents)
                 print(f"{name}: {PICTURES / name}.png, {len(contents) / 1000:.0f} kB")
     except (UserError, OSError) as error:
@@ -115,6 +116,7 @@ def main() -> None:
 # -- how it learns
 
 
+@house_style()
 def one_cycle(epochs: int, steps: int) -> Figure:
     """Show the learning rate and Adam's first beta over a run."""
     peak, total = MNISTClassifier().learning_rate, epochs * steps
@@ -168,6 +170,7 @@ def looks(pixels: Tensor, other: Tensor) -> Figure:
     return figures.augmentation(pixels[0, 0], augmentation.preview(pixels[0], 3, other[0], num=19))
 
 
+@house_style()
 def standardized(pixels: Tensor) -> Figure:
     """Show an image at four contrasts and brightnesses, and that standardizing makes them one."""
     changes = {
@@ -195,6 +198,7 @@ def standardized(pixels: Tensor) -> Figure:
     return figure
 
 
+@house_style()
 def overfitting() -> Figure:
     """Show two runs on 1,000 images, with and without augmentation."""
     if not CURVES.exists():
@@ -255,6 +259,7 @@ def train(arguments: str) -> dict[str, Any]:
 # -- what it learned
 
 
+@house_style()
 def first_layers(network: nn.Module, pixels: Tensor, num: int = 8) -> Figure:
     """Show filters of the first convolution, their output, and the second layer's output."""
     weights = network.get_parameter("conv1.weight").detach()[:, 0]
