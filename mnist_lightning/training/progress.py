@@ -109,7 +109,9 @@ class Bar(TQDMProgressBar):
         return self._passing(super().init_train_tqdm())
 
     def init_validation_tqdm(self) -> Any:
-        """Return the bar of validation."""
+        """Return the bar of validation; none below another in a notebook, which leaves its line."""
+        if is_interactive() and self.trainer.state.fn == "fit":
+            return tqdm(disable=True)
         return self._passing(super().init_validation_tqdm())
 
     def init_test_tqdm(self) -> Any:
