@@ -6,7 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 from IPython.display import display
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import ProgressBar
 from matplotlib.figure import Figure
 
 from mnist_lightning.figures.style import BLUE, VERMILION, house_style, new_figure
@@ -14,11 +14,12 @@ from mnist_lightning.figures.style import BLUE, VERMILION, house_style, new_figu
 SECONDS = 2  # between two drawings; each takes some tenths of a second
 
 
-class LiveCurve(Callback):
-    """Draws the loss of each batch, and that of the validation images after each epoch."""
+class LiveCurve(ProgressBar):
+    """Draws the loss of each batch, and of the validation after each epoch, in place of a bar."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show the empty panel."""
+        """Show the panel, empty yet."""
+        super().on_train_start(trainer, pl_module)
         self.losses: list[float] = []
         self.validated: list[tuple[int, float]] = []  # the number of steps, and the loss
         self.finding = "no validation yet"

@@ -49,7 +49,7 @@ def main() -> None:
 def notebook(page: str) -> str:
     """Return the notebook of a page as the text of its file."""
     texts, codes = split(page)
-    texts.insert(1, "")
+    texts[:1] = [f"{texts[0]}\n\n{HINT}", ""]
     cells = []
     for text, code in zip(texts, [SETUP, *codes, ""], strict=True):
         # A section begins with a cell of its own, so that it can be folded.
