@@ -112,6 +112,11 @@ def test_a_bar_wants_a_terminal_with_a_width(
             assert has_room_for_a_bar() == (columns > 0)
 
 
+def test_a_notebook_has_room_for_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "ps1", "In : ", raising=False)
+    assert has_room_for_a_bar()
+
+
 def test_nothing_is_written_into_a_bars_line(
     root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 import os
 import signal
+import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -200,6 +201,34 @@ def test_a_signal_saves_in_python_too(
     assert exit_.value.code == 128 + number
     last = tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt"
     assert read_checkpoint(last)["global_step"] == 3
+
+
+def test_a_stop_keeps_the_session_that_a_person_types_into(
+    root: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    monkeypatch.chdir(tmp_path)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        # Told once it saves; told twice it ends at once, and Python still lives.
+        for step, times in ((2, 1), (5, 1), (2, 2)):
+            send = Act(
+                step, lambda n=times: [os.kill(os.getpid(), signal.SIGINT) for _ in range(n)]
+            )
+            with pytest.raises(KeyboardInterrupt):
+                fit(root, logger=False, callbacks=[send])
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    out = capsys.readouterr().out
+    for version, step in ((0, 3), (1, 6)):
+        path = f"runs/mnist/version_{version}/checkpoints/last.ckpt"
+        assert read_checkpoint(path)["global_step"] == step
+        said = f'stopped by SIGINT after step {step}; the same fit with ckpt_path="{path}" resumes'
+        assert said in out
 
 
 def test_a_hang_up_that_is_ignored_stays_ignored(root: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+import notebook
 import pictures
 import pytest
 import torch
@@ -15,6 +16,7 @@ from mnist_lightning.network import ConvNet
 ROOT = Path(__file__).parents[1]
 TOUR = (ROOT / "docs" / "tour.md").read_text()
 EXCERPTS = re.findall(r"\]\(\.\./(\S+)\)\n```python\n(.*?)```", TOUR, re.DOTALL)
+TEXTS, CELLS = notebook.split(TOUR)
 
 
 @pytest.mark.parametrize(("path", "excerpt"), EXCERPTS)
@@ -24,8 +26,9 @@ def test_an_excerpt_stands_in_its_file(path: str, excerpt: str) -> None:
     assert quoted in [file[i : i + len(quoted)] for i in range(len(file))]
 
 
-def test_every_excerpt_names_its_file() -> None:
-    assert len(EXCERPTS) == TOUR.count("```python") >= 10
+def test_every_block_is_an_excerpt_that_names_its_file_or_a_cell() -> None:
+    assert len(EXCERPTS) >= 10 and len(CELLS) >= 30
+    assert len(EXCERPTS) + len(CELLS) == TOUR.count("```python")
 
 
 def test_the_table_is_the_networks_list_of_layers() -> None:
@@ -43,11 +46,31 @@ def test_the_table_is_the_networks_list_of_layers() -> None:
     assert f"{sum(parameter.numel() for parameter in without_norm):,} parameters" in TOUR
 
 
-def test_every_section_has_a_command_to_try() -> None:
+def test_every_section_has_a_cell_to_change_and_a_folded_answer() -> None:
     _, *sections = re.split(r"^## (?=\d)", TOUR, flags=re.MULTILINE)
     assert len(sections) == 16
+    exercise = (
+        r"\*\*Try it:\*\* [^`]*(?:`[^`\n]+`[^`]*)*```python\n[^`]+```\n\n<details><summary>Answer<"
+    )
     for section in sections:
-        assert section.count("**Try it:**") == section.count("```sh\n") == 1, section.split("\n")[0]
+        assert section.count("**Try it:**") == len(re.findall(exercise, section, re.DOTALL)) == 1, (
+            section
+        )
+
+
+def test_the_notebook_is_the_page() -> None:
+    committed = (ROOT / "docs" / "tour.ipynb").read_text()
+    assert committed == notebook.notebook(TOUR), "run scripts/notebook.py"
+    cells = json.loads(committed)["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert code == [notebook.SETUP, *CELLS]
+    for cell in code:
+        assert len([line for line in cell.splitlines() if line]) <= 10, cell
+    # What a cell draws is not there twice, and every other word of the page is in the notebook.
+    words = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    assert "![" not in words and TOUR.count("\n![") == 15
+    for text in re.split(r"\n\n+", "\n\n".join(TEXTS)):
+        assert text.strip() in words
 
 
 def test_the_pictures_are_drawn_and_print_the_tours_numbers(
