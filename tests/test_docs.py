@@ -78,7 +78,7 @@ def test_a_command_is_accepted(
         words = words[words.index(".venv/bin/python") :]
     python, *arguments = words
     if python not in ("python", ".venv/bin/python"):
-        assert python in (".", "cd", "curl", "git", "ruff", "mypy")
+        assert python in (".", "cd", "curl", "git", "jupyter", "ruff", "mypy")
     elif arguments[0] == "-c":
         exec(arguments[1], {})
         assert capsys.readouterr().out

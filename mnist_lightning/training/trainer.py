@@ -3,12 +3,13 @@
 import copy
 import itertools
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
@@ -377,12 +378,17 @@ def _session_kept() -> Iterator[None]:
     Raises:
         Stopped: In place of `SystemExit`, which Lightning raises for Ctrl-C.
     """
+    others = set(multiprocessing.active_children())
     try:
         yield
     except SystemExit:
         if not is_interactive():
             raise
         signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning may have ignored it
+        # Those of `ddp_notebook` were told too: they save, and then they end.
+        with suppress(KeyboardInterrupt):
+            for process in set(multiprocessing.active_children()) - others:
+                process.join()
         raise Stopped from None
 
 
