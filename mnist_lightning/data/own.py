@@ -33,7 +33,7 @@ def read_own(folder: Path) -> tuple[Tensor, Tensor, list[str]]:
         OSError: If a folder can't be listed.
     """
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder} of pictures")
+        raise UserError(f"there is no folder {folder}")
     digits = [folder / str(digit) for digit in range(10)]
     notes = [
         f"{path} is left out: {LAYOUT}"
@@ -65,8 +65,8 @@ def read_own(folder: Path) -> tuple[Tensor, Tensor, list[str]]:
         raise UserError(f"{folder} holds no picture to learn from: {notes[-1]}")
     if len(set(labels)) == 1:
         raise UserError(
-            f"{folder} holds pictures of the digit {labels[0]} alone: add some of others, which it "
-            "would be taken for"
+            f"{folder} holds pictures of the digit {labels[0]} alone: add others, or all "
+            "that is unlike MNIST would be one"
         )
     return torch.stack(images), torch.tensor(labels), notes
 
