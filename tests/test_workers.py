@@ -146,7 +146,12 @@ def test_ctrl_c_ends_it_without_a_traceback_or_an_orphan(tmp_path: Path) -> None
         os.link(tmp_path / f"photos/{i % 3}.png", tmp_path / f"photos/{i}.png")
     command = [sys.executable, "-m", "mnist_lightning", "read", "photos"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A shell lets what it starts in the background ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
     def children() -> list[str]:
