@@ -12,6 +12,7 @@ from mnist_lightning.errors import UserError
 from mnist_lightning.files import replace_file
 from mnist_lightning.reading.picture import count_pages, flatten, open_picture
 from mnist_lightning.reading.segments import find_digit
+from mnist_lightning.sizes import CLASSES
 
 MOST_KEPT = 2000  # images in a folder, each of less than 1,000 bytes, that `keep` adds to
 LAYOUT = "its subfolders 0 to 9 must hold pictures, each of one such digit"
@@ -34,7 +35,7 @@ def read_own(folder: Path) -> tuple[Tensor, Tensor, list[str]]:
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
-    digits = [folder / str(digit) for digit in range(10)]
+    digits = [folder / name for name in CLASSES]
     notes = [
         f"{path} is left out: {LAYOUT}"
         for path in sorted(folder.iterdir())
@@ -65,7 +66,7 @@ def read_own(folder: Path) -> tuple[Tensor, Tensor, list[str]]:
         raise UserError(f"{folder} holds no picture to learn from: {notes[-1]}")
     if len(set(labels)) == 1:
         raise UserError(
-            f"{folder} holds pictures of the digit {labels[0]} alone: add others, or all "
+            f"{folder} holds pictures of the digit {CLASSES[labels[0]]} alone: add others, or all "
             "that is unlike MNIST would be one"
         )
     return torch.stack(images), torch.tensor(labels), notes
@@ -86,10 +87,10 @@ def keep(folder: Path, image: Tensor, digit: int) -> None:
         OSError: If it can't be written.
     """
     name = f"{hashlib.sha256(image.numpy().tobytes()).hexdigest()[:16]}.png"
-    path = folder / str(digit) / name
-    for other in folder.glob(f"[0-9]/{name}"):
-        if other != path:
-            other.unlink()
+    path = folder / CLASSES[digit] / name
+    for class_ in CLASSES:
+        if (folder / class_ / name) != path:
+            (folder / class_ / name).unlink(missing_ok=True)
     if count_kept(folder) >= MOST_KEPT and not path.exists():
         raise UserError(f"{folder} holds {MOST_KEPT:,} pictures, and no more are kept")
     file = io.BytesIO()
@@ -100,4 +101,4 @@ def keep(folder: Path, image: Tensor, digit: int) -> None:
 
 def count_kept(folder: Path) -> int:
     """Return the number of files in a folder's subfolders 0 to 9."""
-    return sum(1 for _ in folder.glob("[0-9]/[!.]*"))
+    return sum(1 for class_ in CLASSES for _ in (folder / class_).glob("[!.]*"))
