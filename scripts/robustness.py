@@ -1,7 +1,7 @@
 """Measure finished networks on test images that are shifted, rotated, scaled, noisy or covered.
 
     python scripts/robustness.py article runs/seeds/article/*/checkpoints/last.ckpt
-    python scripts/robustness.py record runs/seeds/record/*/checkpoints/last.ckpt
+    python scripts/robustness.py wild runs/seeds/wild/*/checkpoints/last.ckpt
     python scripts/robustness.py
 
 The first argument is the row's name in docs/results/robustness.json; the others are its finished
@@ -39,12 +39,13 @@ ROWS = {
     "article": "the article as it ran",
     "base_60000_unstandardized": "`base.yaml`",
     "not_warped": "`base.yaml`, no augmentation",
-    "record": "`record.yaml`",
+    "record_convnet": "`record.yaml`'s old ConvNet",
     "tour": "the tour's network",
     "wild": "the network that ships",
 }
 
-DRAWN = ("article", "base_60000_unstandardized", "record", "wild")  # more lines can't be told apart
+# More lines can't be told apart.
+DRAWN = ("article", "base_60000_unstandardized", "record_convnet", "wild")
 
 # Kind of change: its unit, and its levels; the first of each changes nothing.
 GRID: dict[str, tuple[str, list[float]]] = {
