@@ -500,3 +500,27 @@ def test_help_fits_on_a_screen(
     assert lightnings[: len(cli.DAILY)] == cli.DAILY
     assert "--data.shear SHEAR" in out and "`auto`: from the newest" in " ".join(out.split())
     assert all(word not in out.split("--model")[0] for word in ("registry", "hpc", "URL"))
+
+
+def test_what_the_user_gave_is_found_among_the_trainers_flags() -> None:
+    line = "fit --trainer.max_steps -1 -c smoke --trainer.logger.name=a --trainer.devices 2"
+    words = [*line.split(), "--model.hidden", "-3"]
+    assert cli._but_the_trainers(words) == ["fit", "-c", "smoke", "--model.hidden", "-3"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "line"),
+    [
+        (
+            "--network nowhere.Net",
+            "--network nowhere.Net: Problem .* 'nowhere.Net': No module named 'nowhere'",
+        ),
+        ("--optimizer Nope", "--optimizer Nope: Expected a dot import path string: Nope"),
+        ("--trainer.max_epochs x", "--trainer.max_epochs x: Expected a <class 'int'>"),
+    ],
+)
+def test_a_value_that_is_refused_stands_in_the_line_with_its_flag(
+    flag: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "fit", *flag.split()) == 2
+    assert re.fullmatch(f"error: {line}\n", capsys.readouterr().err)

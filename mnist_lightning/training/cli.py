@@ -208,8 +208,11 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong, and exit with 2."""
         flags = "".join(each.format_help() for each in [self, *self.subparsers])
-        line = name_nearest(message, flags)
-        self.exit(2, f"error: {printable(' '.join(line.split()))}\n")
+        line = " ".join(name_nearest(message, flags).split())
+        # Of a class that can't be taken jsonargparse says what else it tried, too.
+        refused = r'Parser key "([\w.]+)": .* Errors: - (.+?) - Expected a .* Given value: (.+)$'
+        line = re.sub(refused, r"--\1 \3: \2", line)
+        self.exit(2, f"error: {printable(line)}\n")
         raise AssertionError
 
 
@@ -464,7 +467,8 @@ def _but_the_trainers(arguments: list[str] | None) -> list[str]:
     """
     kept, skips = [], False
     for word in sys.argv[1:] if arguments is None else arguments:
-        skips = word.startswith("--trainer.") or (skips and not word.startswith("--"))
+        is_flag = re.match("--?[a-z]", word)  # and not a negative number
+        skips = word.startswith("--trainer.") or (skips and not is_flag)
         kept += [] if skips else [word]
     return kept
 
