@@ -18,29 +18,13 @@ def layer_output(network: nn.Module, pixels: Tensor, layer: str) -> Tensor:
     modules = {name: module for name, module in network.named_modules() if not [*module.children()]}
     if layer not in modules:
         raise UserError(f"the network has no layer {layer!r}; it has {', '.join(modules)}")
-    outputs: list[Tensor] = []
-    hook = modules[layer].register_forward_hook(lambda *call: outputs.append(call[2].detach()))
-    try:
-        with torch.no_grad():
-            network(pixels)
-    finally:
-        hook.remove()
-    return outputs[-1]
+    return _call(network, pixels, modules[layer])[1]
 
 
 def last_hidden(network: nn.Module, pixels: Tensor) -> Tensor | None:
     """Return what a network's last dense layer takes in, `(B, H)`; None if it has no such layer."""
     dense = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    inputs: list[Tensor] = []
-    if not dense:
-        return None
-    hook = dense[-1].register_forward_hook(lambda *call: inputs.append(call[1][0].detach()))
-    try:
-        with torch.no_grad():
-            network(pixels)
-    finally:
-        hook.remove()
-    return inputs[-1].flatten(1)
+    return _call(network, pixels, dense[-1])[0].flatten(1) if dense else None
 
 
 def integrated_gradients(
@@ -85,3 +69,15 @@ def wilson_interval(hits: Any, counts: Any) -> tuple[np.ndarray, np.ndarray]:
     center = (hits + z**2 / 2) / (counts + z**2)
     half = z / (counts + z**2) * np.sqrt(hits * (counts - hits) / counts + z**2 / 4)
     return np.clip(center - half, 0, 1), np.clip(center + half, 0, 1)
+
+
+def _call(network: nn.Module, pixels: Tensor, layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return what one of a network's layers takes in, and what it returns."""
+    calls: list[tuple[Tensor, Tensor]] = []
+    hook = layer.register_forward_hook(lambda _, inputs, output: calls.append((inputs[0], output)))
+    try:
+        with torch.no_grad():
+            network(pixels)
+    finally:
+        hook.remove()
+    return calls[-1]
