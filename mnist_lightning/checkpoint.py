@@ -185,7 +185,7 @@ def _network_of(checkpoint: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[
 
 def _compare(path: str | Path, settings: list[dict[str, Any]], weights: dict[str, Tensor]) -> None:
     """Refuse settings that do not build these weights, before memory is allocated for them."""
-    for name in {str(arguments.get("class_path", "")) for arguments in settings} - {"", *kinds()}:
+    for name in {each["class_path"] for each in settings if _has_class(each)} - kinds().keys():
         raise UserError(
             f"{path} holds a network of another class, {name}: give --network {name}, or import it "
             "first if you trust it"
@@ -193,7 +193,7 @@ def _compare(path: str | Path, settings: list[dict[str, Any]], weights: dict[str
     try:
         layers = 0
         for arguments in settings:
-            if "class_path" in arguments:
+            if _has_class(arguments):
                 continue
             for name, value in arguments.items():
                 expected = type(NETWORK_SETTINGS[name])
@@ -207,6 +207,12 @@ def _compare(path: str | Path, settings: list[dict[str, Any]], weights: dict[str
         network.load_state_dict({name: w.to("meta") for name, w in weights.items()})
     except Exception as error:  # its type depends on what does not fit
         raise UserError(f"{path} holds another network than this version builds") from error
+
+
+def _has_class(settings: Any) -> bool:
+    """Tell whether settings name a class, with its arguments, as `network.build` takes them."""
+    is_named = isinstance(settings, dict) and isinstance(settings.get("class_path"), str)
+    return is_named and isinstance(settings.get("init_args"), dict)
 
 
 def _has_type(value: Any, type_: type, value_type: type) -> bool:

@@ -302,13 +302,14 @@ def build(settings: dict[str, Any]) -> Network:
             name, and `init_args`, its arguments.
 
     Raises:
-        KeyError: If no such class is imported.
         TypeError: If it does not take these arguments.
-        UserError: If one is out of its range.
+        UserError: If no such class is imported, or an argument is out of its range.
     """
     if "class_path" not in settings:
         return ConvNet(**settings)
-    class_ = kinds()[settings["class_path"]]
+    class_ = kinds().get(settings["class_path"])
+    if class_ is None:
+        raise UserError(f"no imported module has a network {settings['class_path']}: import it")
     arguments = signature(class_).bind(**settings.get("init_args") or {})
     arguments.apply_defaults()  # a later version may have others
     network = class_(**arguments.arguments)

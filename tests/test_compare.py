@@ -55,3 +55,12 @@ def test_networks_that_may_know_the_images_are_not_compared_on_them(
         compare(two, "validation", Path(root))
     with pytest.raises(FileNotFoundError, match="no checkpoint file x.ckpt"):
         compare(("x.ckpt", two[1]), "test", Path(root))
+    checkpoint["datamodule_hyper_parameters"]["val_size"] = "many"
+    torch.save(checkpoint, two[1])
+    with pytest.raises(UserError, match="other.ckpt is not a checkpoint .* look at its data"):
+        compare(two, "validation", Path(root))
+
+
+def test_a_checkpoint_from_before_there_were_writers_was_split_at_random(root: str) -> None:
+    old = str(Path(__file__).parent / "format_1.ckpt")
+    assert compare((old, old), "validation", Path(root))[0] == "500 validation images of MNIST"

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from conftest import PLAIN, call, run
 from mnist_lightning.checkpoint import load, read_checkpoint, to_safetensors
 from mnist_lightning.errors import UserError
 from mnist_lightning.network import Network, ResNet, build
+from mnist_lightning.training.classifier import MNISTClassifier
 
 MODULE = """
 from torch import nn
@@ -112,10 +114,16 @@ def test_a_file_builds_no_class_but_a_network(tmp_path: Path) -> None:
         path.write_bytes(to_safetensors(network))
         with pytest.raises(UserError, match=f"of another class, {other}"):
             load(path)
-    network.settings = {"class_path": "mnist_lightning.network.ResNet", "init_args": {"widht": 2}}
-    path.write_bytes(to_safetensors(network))
-    with pytest.raises(UserError, match="another network than this version builds"):
-        load(path)
+    name = "mnist_lightning.network.ResNet"
+    damaged: list[Any] = [{"class_path": name, "init_args": {"widht": 2}}, {"class_path": name}]
+    damaged += [{"class_path": 3, "init_args": {}}, "class_path", ["class_path"]]
+    for settings in damaged:
+        network.settings = settings
+        path.write_bytes(to_safetensors(network))
+        with pytest.raises(UserError, match="another network than this version builds"):
+            load(path)
+    with pytest.raises(UserError, match=r"no imported module has a network my\.Net"):
+        MNISTClassifier(network={"class_path": "my.Net"})
 
 
 def test_resnet_answers_by_views_and_is_a_list_of_layers() -> None:

@@ -18,8 +18,8 @@ from mnist_lightning.commands.terminal import Parser, add_network
 from mnist_lightning.errors import UserError
 from mnist_lightning.text import printable, program
 
-# Settings that name a run's validation images.
-SPLIT = ("dataset", "val_size", "split", "split_seed")
+# Settings that name a run's validation images, as a file has them that is older than they are.
+SPLIT = {"dataset": "MNIST", "val_size": 0, "split": "random", "split_seed": 0}
 
 
 def main(arguments: list[str]) -> None:
@@ -68,16 +68,16 @@ def compare(paths: tuple[str, str], set_: str, root: Path) -> list[str]:
     from mnist_lightning.data import datasets
     from mnist_lightning.network import to_pixels
 
-    settings = [read_checkpoint(path).get("datamodule_hyper_parameters", {}) for path in paths]
+    settings = [_split_of(path, read_checkpoint(path)) for path in paths]
     if set_ == "validation":
         _check_split(paths, settings)
-    name: Any = settings[0].get("dataset", "MNIST")
-    if settings[1].get("dataset", "MNIST") != name:
+    name, *split = settings[0].values()
+    if settings[1]["dataset"] != name:
         raise UserError(f"{paths[1]} is no network of {name}, as {paths[0]} is")
     datasets.prepare(root, name)
     images, labels = datasets.read(root, name, train=set_ == "validation")
     if set_ == "validation":
-        indices = datasets.held_out(root, labels, *(settings[0][key] for key in SPLIT[1:]))
+        indices = datasets.held_out(root, labels, *split)
         images, labels = images[indices], labels[indices]
 
     rows, wrong = [], []
@@ -99,15 +99,23 @@ def compare(paths: tuple[str, str], set_: str, root: Path) -> list[str]:
     ]
 
 
+def _split_of(path: str, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings in `SPLIT` of a checkpoint, whose values may be anything."""
+    data = checkpoint.get("datamodule_hyper_parameters", {})
+    split = {name: data.get(name, value) for name, value in SPLIT.items()}
+    if any(type(split[name]) is not type(value) for name, value in SPLIT.items()):
+        raise UserError(f"{path} is not a checkpoint of mnist_lightning: look at its data settings")
+    return split
+
+
 def _check_split(paths: tuple[str, str], settings: list[dict[str, Any]]) -> None:
     """Refuse networks one of which may have been trained on the other's validation images."""
     for path, each in zip(paths, settings, strict=True):
-        if not each.get("val_size"):
+        if not each["val_size"]:
             raise UserError(f"{path} held out no images that are known: --set test is left")
-    for key in SPLIT:
-        values = [each.get(key) for each in settings]
-        if values[0] != values[1]:
+    for key, value in settings[0].items():
+        if settings[1][key] != value:
             raise UserError(
-                f"{paths[0]} and {paths[1]} held out other images, data.{key} {values[0]} and "
-                f"{values[1]}: --set test is left"
+                f"{paths[0]} and {paths[1]} held out other images, data.{key} {value} and "
+                f"{settings[1][key]}: --set test is left"
             )
