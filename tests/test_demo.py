@@ -21,6 +21,7 @@ import pytest
 import torch
 from conftest import call, served
 from PIL import Image, ImageDraw
+from torch import nn
 
 from mnist_lightning.commands import demo, requests, server
 from mnist_lightning.data import own
@@ -227,6 +228,21 @@ def test_the_page_gets_the_maps_of_this_very_picture(
             expected = (output[0] / output.max() * 255).detach().numpy()
             assert np.abs(pixels.reshape(count, size, size) - expected).max() <= 1
     assert [layer["name"] for layer in seen["layers"]] == ["relu1", "relu2"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "maps"),
+    [
+        ([nn.Conv2d(1, 3, 5), nn.Flatten(), nn.Linear(3 * 24 * 24, 10)], [3]),  # no ReLU
+        ([nn.Flatten(), nn.Linear(28 * 28, 10)], []),
+    ],
+)
+def test_a_network_of_ones_own_shows_what_it_has(layers: list[nn.Module], maps: list[int]) -> None:
+    app = demo.create_app(nn.Sequential(*layers).eval(), server.LOOPBACK)
+    with TestClient(app, "http://127.0.0.1:8000") as client:
+        seen = client.post("/see", content=png(0)).json()
+        assert [layer["count"] for layer in seen["layers"]] == maps
+        assert [layer["count"] for layer in client.get("/digits").json()["layers"]] == maps
 
 
 def test_a_dense_layer_has_no_maps() -> None:

@@ -264,12 +264,12 @@ def watch(network: nn.Module) -> dict[str, Tensor]:
     """Keep the output of the first layers whenever the network is used.
 
     Args:
-        network: A network with layers named as in `LAYERS`, at any depth; if several have a name,
-            the first is used.
+        network: Any; its first two ReLUs count, or convolutions if it calls a function for ReLU,
+            and of an ensemble the first network's.
 
     Returns:
-        Each layer's feature maps of the first image of the latest batch, float `(C, H, W)`; dense
-        layers are left out.
+        Under the names in `LAYERS`, each one's feature maps of the first image of the latest batch,
+        float `(C, H, W)`; dense layers are left out.
     """
     maps: dict[str, Tensor] = {}
 
@@ -277,11 +277,9 @@ def watch(network: nn.Module) -> dict[str, Tensor]:
         if output.ndim == 4:
             maps[layer] = output[0]
 
-    for layer in LAYERS:
-        path = next(path for path, _ in network.named_modules() if path.split(".")[-1] == layer)
-        network.get_submodule(path).register_forward_hook(
-            lambda _, __, output, layer=layer: keep(layer, output)
-        )
+    of_kind = [[m for m in network.modules() if isinstance(m, k)] for k in (nn.ReLU, nn.Conv2d)]
+    for layer, module in zip(LAYERS, of_kind[0] or of_kind[1], strict=False):
+        module.register_forward_hook(lambda _, __, output, layer=layer: keep(layer, output))
     return maps
 
 
@@ -318,7 +316,7 @@ def see(
     classify(network, image[None])  # leaves its maps
     layers = []
     for name, layer in maps.items():
-        scaled = layer * (255 / layer.max().clamp(min=1e-6))
+        scaled = layer.clamp(min=0) * (255 / layer.max().clamp(min=1e-6))
         layers.append(
             {
                 "name": name,
