@@ -80,6 +80,30 @@ def test_every_command_takes_it(
     assert load("own.safetensors").conv.weight.shape == (3, 1, 5, 5)
 
 
+def test_a_network_without_convolutions_is_trained_and_shown(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["from torch import nn", "from mnist_lightning import Network", "class Net(Network):"]
+    lines += ["    def __init__(self):", "        super().__init__()"]
+    lines += ["        self.dense = nn.Linear(784, 10)", "    def forward(self, pixels):"]
+    (tmp_path / "flat.py").write_text(
+        "\n".join([*lines, "        return self.dense(pixels.flatten(1))"])
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    fit = ["fit", *SHORT, "--network=flat.Net", "--trainer.logger.name=own"]
+    assert call(monkeypatch, *fit, "--data.root", root) == 0
+    report = ["report", "--network=flat.Net", "--ckpt_path", CHECKPOINT, "--data_root", root]
+    assert call(monkeypatch, *report) == 0
+    page = Path("report/report.html").read_text()
+    assert "Where it errs" in page and "What it learned" not in page
+    digit = str(Path(__file__).parents[1] / "docs/digits/7.jpg")
+    assert call(monkeypatch, *report, "--picture", digit) == 0
+    assert "What the layers see" not in Path("report/picture.html").read_text()
+    assert call(monkeypatch, *report, "--picture", digit, "--layer=dense") == 0
+    assert "What the layers see" in Path("report/picture.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("name", "line"),
     [("mime.Net", "No module named 'mime'"), ("json.JSONDecoder", "no subclass of")],

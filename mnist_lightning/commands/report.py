@@ -16,6 +16,7 @@ pixels spoke for each digit, and what the layers make of it.
 
 from base64 import b64encode
 from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from string import Template
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from mnist_lightning import figures
@@ -157,7 +158,14 @@ def _drawings(
     }
     if (predicted == labels).all():
         del drawings["mistakes"], drawings["attribution"]
+    for name in set(LEARNED) - _drawable(network, layer):
+        del drawings[name]
     return drawings
+
+
+def _drawable(network: nn.Module, layer: str | None) -> set[str]:
+    """Return which of `LEARNED` can be drawn; maps of a layer that is asked for always can."""
+    return figures.drawable(network) | ({"feature_maps"} if layer else set())
 
 
 def _drawings_of_run(run: dict[str, Any], curves: Curves, pixels: Tensor, label: int) -> Drawings:
@@ -319,13 +327,14 @@ def _of_picture(
         ),
         "evidence": lambda: figures.evidence(network, pixels, probabilities, names),
     }
+    learned: dict[str, Callable[[Tensor], Any]] = {
+        "feature_maps": lambda image: figures.feature_maps(network, image, layer),
+        "layers": lambda image: figures.layers(networks_of(network)[0], image),
+    }
     for i, image in enumerate(pixels, start=1):
-        drawings[f"feature_maps_{i}"] = lambda image=image: figures.feature_maps(  # type: ignore[misc]
-            network, image, layer
-        )
-        drawings[f"layers_{i}"] = lambda image=image: figures.layers(  # type: ignore[misc]
-            networks_of(network)[0], image
-        )
+        for kind, draw in learned.items():
+            if kind in _drawable(network, layer):
+                drawings[f"{kind}_{i}"] = partial(draw, image)
     files, drawn = _draw(drawings)
     rows = "".join(
         f"<tr><td>{i}<td>{names[each.digit] if each.is_digit else '?'}"
@@ -335,7 +344,7 @@ def _of_picture(
     maps = [
         _section(
             "What the layers see" + (f" of digit {i}, read as {each}" if len(digits) > 1 else ""),
-            drawn[f"feature_maps_{i}"] + drawn[f"layers_{i}"],
+            drawn.get(f"feature_maps_{i}", "") + drawn.get(f"layers_{i}", ""),
         )
         for i, each in enumerate(digits, start=1)
     ]

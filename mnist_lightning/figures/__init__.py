@@ -10,7 +10,7 @@ from mnist_lightning.figures.evaluation import (
     page,
     reliability,
 )
-from mnist_lightning.figures.learned import augmentation, feature_maps, filters, layers
+from mnist_lightning.figures.learned import augmentation, drawable, feature_maps, filters, layers
 from mnist_lightning.figures.style import are_long, on_dark_pages, to_array, to_png, without_title
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "class_accuracy",
     "confusion_matrix",
     "curves",
+    "drawable",
     "evidence",
     "feature_maps",
     "filters",

@@ -52,6 +52,12 @@ def augmentation(original: Tensor, changed: Tensor) -> "Figure":
     return figure
 
 
+def drawable(network: nn.Module) -> set[str]:
+    """Return which of `filters`, `feature_maps` and `layers` a network has the layers for."""
+    names = {"filters", "layers"} if _names(network, nn.Conv2d) else set[str]()
+    return names | ({"feature_maps"} if _answering(network) else set())
+
+
 @house_style()
 def filters(network: nn.Module) -> "Figure":
     """Return a figure of the first convolution's weights.

@@ -126,8 +126,11 @@ class Pictures(Callback):
             return
         network = networks_of(_copy(pl_module))[0]
         pixels, _ = _images(trainer, 1)
-        _draw(trainer, "network/filters", figures.filters(network))
-        _draw(trainer, "network/feature_maps", figures.feature_maps(network, pixels[0]))
+        drawable = figures.drawable(network)
+        if "filters" in drawable:
+            _draw(trainer, "network/filters", figures.filters(network))
+        if "feature_maps" in drawable:
+            _draw(trainer, "network/feature_maps", figures.feature_maps(network, pixels[0]))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the hidden layer's view of some images."""
