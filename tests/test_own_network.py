@@ -146,8 +146,8 @@ def test_a_file_builds_no_class_but_a_network(tmp_path: Path) -> None:
         path.write_bytes(to_safetensors(network))
         with pytest.raises(UserError, match="another network than this version builds"):
             load(path)
-    with pytest.raises(UserError, match=r"no imported module has a network my\.Net"):
-        MNISTClassifier(network={"class_path": "my.Net"})
+    with pytest.raises(UserError, match=r"no imported module has a network nobody\.Net"):
+        MNISTClassifier(network={"class_path": "nobody.Net"})
 
 
 def test_resnet_answers_by_views_and_is_a_list_of_layers() -> None:
