@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from lightning.pytorch.tuner import Tuner
 
 from mnist_lightning.checkpoint import read_checkpoint, to_safetensors
 from mnist_lightning.data.module import MNISTDataModule
+from mnist_lightning.data.predictions import write_predictions
 from mnist_lightning.errors import UserError
 from mnist_lightning.network import ConvNet
 from mnist_lightning.training.classifier import CalibrationError, MNISTClassifier
@@ -295,7 +297,7 @@ def test_a_run_is_resumed_in_the_same_process_to_the_same_bits(
                 trainer.save_checkpoint(path)
 
     def fit(epochs: int = 2, **start: object) -> dict[str, torch.Tensor]:
-        classifier, data = small(), MNISTDataModule(root, train_size=256)
+        classifier, data = small(), MNISTDataModule(root, train_size=512, focus=0.5)
         run = trainer(max_epochs=epochs, limit_val_batches=0, callbacks=[Save()])
         run.fit(classifier, data, **start)
         return classifier.state_dict()
@@ -308,6 +310,37 @@ def test_a_run_is_resumed_in_the_same_process_to_the_same_bits(
     pl.seed_everything(2, verbose=False)
     with pytest.raises(UserError, match=r"this one 2: .* or in Python with seed_everything\("):
         fit(ckpt_path=path, weights_only=True)
+
+
+def test_a_focus_remembers_the_mean_loss_of_each_image_that_was_visited(
+    root: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.csv"
+    write_predictions(path, "MNIST/test", np.arange(5), torch.full((5, 10), 0.1))
+    settings = {"train_size": 96, "batch_size": 64, "focus": 0.5, "val_size": 0}
+    data = MNISTDataModule(root, pseudo_labels=str(path), **settings)  # type: ignore[arg-type]
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, *_: object) -> None:  # type: ignore[no-untyped-def, override]
+            assert data.focus and len(batch) == 3
+            seen.append((batch[2], data.focus.seen[batch[2]]))
+            pixels, labels, visits = batch
+            assert len(pixels) == len(labels) == 2 * 64 and len(visits) == 48
+            own = data.train_labels[visits]
+            assert torch.equal(labels[:48].argmax(dim=1), own)
+            assert torch.equal(labels[64:112].argmax(dim=1), own)
+            losses = F.cross_entropy(answers[-1], labels, reduction="none")
+            torch.testing.assert_close(seen[-1][1], (losses[:48] + losses[64:112]) / 2)
+
+    classifier = small(members=2)
+    answers: list[torch.Tensor] = []
+    classifier.network.register_forward_hook(lambda *args: answers.append(args[2].detach()))
+    trainer(max_epochs=2, limit_val_batches=0, callbacks=[Watch()]).fit(classifier, data)
+    (first, losses), (second, _) = seen
+    assert data.focus and torch.equal(data.focus.losses[first], losses)
+    assert data.focus.losses.isfinite().sum() == 48
+    assert len(np.intersect1d(first, second)) < 48 - 24 + 1  # what was not seen comes first
 
 
 def test_every_setting_is_saved_by_name_and_an_unknown_one_named() -> None:

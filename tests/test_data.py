@@ -11,6 +11,7 @@ from torchvision import datasets
 
 from mnist_lightning.data.augment import Augmentation, affine_table
 from mnist_lightning.data.batches import Batches, stratified_sample, writers_sample
+from mnist_lightning.data.focus import Focus
 from mnist_lightning.data.module import MNISTDataModule, run_seed
 from mnist_lightning.data.predictions import write_predictions
 
@@ -201,6 +202,57 @@ def test_a_resumed_epoch_goes_on_at_its_step() -> None:
     rest = [batch[1] for batch in toy(progress=lambda: (3, 4))]
     assert len(rest) == 3
     assert all(torch.equal(a, b) for a, b in zip(whole[4:], rest, strict=True))
+
+
+def test_an_epoch_visits_the_hardest_images_and_some_others() -> None:
+    focus = Focus(100, share=0.4)
+    shuffled = np.random.default_rng(0).permutation(100)[:90]
+    first = focus.choose(shuffled, starts=True)
+    assert first.tolist() == shuffled[:36].tolist()  # none was seen
+    focus.note(torch.from_numpy(first), torch.from_numpy(first) / 100)
+    assert focus.choose(shuffled, starts=False).tolist() == first.tolist()  # within the epoch
+    focus.note(torch.arange(100), torch.arange(100) / 100)
+    chosen = focus.choose(shuffled, starts=True)
+    hardest = np.sort(shuffled)[-18:]
+    assert set(hardest) < set(chosen) and len(chosen) == 36
+    others = [image for image in shuffled if image not in hardest][:18]
+    assert chosen.tolist() == [image for image in shuffled if image in {*hardest, *others}]
+    focus.note(torch.arange(100), torch.zeros(100))  # as large logits make it
+    focus.note(torch.tensor([shuffled[0]]), torch.ones(1))
+    focus.choose(shuffled, starts=True)
+    assert focus.losses.max() == 1 and focus.losses.isfinite().all()
+
+
+def test_processes_focus_on_the_same_images_and_resume_with_all_that_they_saw() -> None:
+    shuffled, one, two = np.random.default_rng(0).permutation(50), *(Focus(50, 0.5) for _ in "ab")
+    one.note(torch.arange(30), torch.rand(30))
+    two.note(torch.arange(30, 50), torch.rand(20))
+    together = one.seen + two.seen
+    one.add_up = two.add_up = lambda seen: together
+    saved = two.state_dict()
+    chosen = one.choose(shuffled, starts=True)
+    assert chosen.tolist() == two.choose(shuffled, starts=True).tolist()
+    again = [Focus(50, 0.5) for _ in "ab"]
+    for rank, focus in enumerate(again):
+        focus.load_state_dict(saved, rank)
+    together = again[0].seen + again[1].seen
+    for focus in again:
+        focus.add_up = one.add_up
+        assert focus.choose(shuffled, starts=True).tolist() == chosen.tolist()
+
+
+def test_a_focused_epoch_has_fewer_steps_and_names_its_images(root: str) -> None:
+    data = fit_data(root, train_size=1000, batch_size=64, focus=0.4)
+    batches = data.train_dataloader()
+    assert len(batches) == len(list(batches)) == 7
+    for images, labels, _, visits in batches:
+        assert torch.equal(images, data.train_images[visits])
+        assert torch.equal(labels, data.train_labels[visits])
+    visits = torch.cat([batch[-1] for batch in batches])
+    assert len(set(visits.tolist())) == 400 and set(visits.tolist()) < set(data.train_indices)
+    for share in (0.0, 1.5):
+        with pytest.raises(ValueError, match=f"focus {share} must be in 0 to 1, 0 excluded"):
+            MNISTDataModule(focus=share)
 
 
 def test_a_warp_belongs_to_an_image_and_an_epoch(root: str) -> None:

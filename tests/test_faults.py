@@ -34,10 +34,12 @@ from mnist_lightning.training.saving import VerifiedCheckpointIO
 
 ONE = ["--trainer.accelerator=cpu", "--trainer.devices=1"]
 PICTURES = ["--trainer.callbacks+=mnist_lightning.training.tensorboard.Pictures"]
-ENSEMBLE = [*ONE, *PICTURES, "--model.members=2"]
+FOCUS = ["--data.focus=0.5", "--data.train_size=2560"]  # as many steps
+ENSEMBLE = [*ONE, *PICTURES, *FOCUS, "--model.members=2"]
 AVERAGE = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9"]
 AVERAGED = [*ONE, *PICTURES, *AVERAGE]
 TWO = ["--trainer.accelerator=cpu", "--trainer.devices=2"]
+TWO_FOCUSED = [*TWO, *FOCUS]
 FOLDER = "runs/smoke/version_0"
 LAST = f"{FOLDER}/checkpoints/last.ckpt"
 
@@ -168,8 +170,8 @@ def default_signals() -> None:
         pytest.param("SIGTERM", 25, AVERAGED, 143, marks=pytest.mark.slow),
         pytest.param("SIGKILL", 25, AVERAGED, -9, marks=pytest.mark.slow),
         pytest.param("SIGTERM", 25, [*TWO, *AVERAGE], 143, marks=pytest.mark.slow),
-        pytest.param("SIGKILL", 25, TWO, -9, marks=pytest.mark.slow),
-        pytest.param("SIGTERM", 25, TWO, 143, marks=pytest.mark.slow),
+        pytest.param("SIGKILL", 25, TWO_FOCUSED, -9, marks=pytest.mark.slow),
+        pytest.param("SIGTERM", 25, TWO_FOCUSED, 143, marks=pytest.mark.slow),
         pytest.param("SIGINT", 10, TWO, 130, marks=pytest.mark.slow),
     ],
 )

@@ -46,6 +46,7 @@ ORDER = {
         "neighbors",
         "nondigits",
         "augment",
+        "focus",
         "batches",
         "predictions",
         "parsers",

@@ -1,6 +1,6 @@
 """Batches by index: which images a step takes, in which order, and what is done to each."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,19 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mnist_lightning.data.augment import Augmentation
+from mnist_lightning.data.focus import Focus
 
 
 @dataclass
 class Batches:
     """Batches of images in memory, each one index operation, shared between processes.
 
-    An epoch visits every image of `indices` once, in steps of nearly equal size: no step is a small
-    rest, and no rank has more steps than another. Extra images may fill a share of each step.
+    An epoch visits every image of `indices` once, or those that `focus` chooses, in steps of nearly
+    equal size: no step is a small rest, and no rank has more steps than another. Extra images may
+    fill a share of each step.
 
     Iterating yields this rank's share of each step, `(images, labels)` or, with an augmentation,
     `(images, labels, rows)`: uint8 `(B, 28, 28)`, `B` rows of `labels`, and of the augmentation's
     table float32 `(W * B, K)`, first those of the first of W versions of each image. If it
-    takes a second image for each, that comes too, uint8 `(B, 28, 28)`.
+    takes a second image for each, that comes too, uint8 `(B, 28, 28)`. With a `focus` the visited
+    images come last, int64 `(V,)`, without the extra ones, which stand behind them.
 
     Attributes:
         images: uint8 `(D, 28, 28)`.
@@ -36,6 +39,7 @@ class Batches:
         shuffle_seed: Seed of each epoch's order and changes; None keeps the order of `indices`.
         augmentation: What is done to the images; None for nothing.
         num_copies: Number W of versions of each image.
+        focus: Chooses what an epoch visits; None for every image. Needs a `shuffle_seed`.
         rank: Which share of each step this process takes.
         num_ranks: Number of processes.
         progress: Gives the epoch, and how many of its steps are done; asked when iterating starts.
@@ -50,13 +54,19 @@ class Batches:
     shuffle_seed: int | None = None
     augmentation: Augmentation | None = None
     num_copies: int = 1
+    focus: Focus | None = None
     rank: int = 0
     num_ranks: int = 1
     progress: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
     def __len__(self) -> int:
         """Return the number of steps in an epoch."""
-        return -(-len(self.indices) // (self.batch_size - self.extra_size))
+        return -(-self.num_visits // (self.batch_size - self.extra_size))
+
+    @property
+    def num_visits(self) -> int:
+        """Number of images that an epoch visits, without extra ones."""
+        return self.focus.size(len(self.indices)) if self.focus else len(self.indices)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """Yield this rank's share of each step that is left of the epoch."""
@@ -67,6 +77,8 @@ class Batches:
         order, labels, extra = self.indices, self.labels, self.extra
         if seed:
             order = np.random.default_rng((*seed, 0)).permutation(order)
+        if self.focus:
+            order = self.focus.choose(order, starts=steps_done == 0)
         if extra and extra[1].ndim == 2:
             labels = F.one_hot(labels, extra[1].shape[1]).float()
         takes = [self._take(self.images, labels, order, order, len(self.images), seed)]
@@ -85,6 +97,8 @@ class Batches:
             )
             if len(batch) > 2:
                 batch[2] = batch[2].transpose(0, 1).flatten(0, 1)
+            if self.focus:
+                batch.append(torch.from_numpy(order[_here(order, share, num_shares)]))
             yield tuple(batch)
 
     def _take(
@@ -121,7 +135,7 @@ class Batches:
                 partners = torch.from_numpy(chosen).to(device)
 
         def take(share: int, num_shares: int) -> list[Tensor]:
-            here = slice(*(len(visits) * end // num_shares for end in (share, share + 1)))
+            here = _here(visits, share, num_shares)
             visit, row = visits[here], row_of[here]
             part = [images[visit], labels[visit]]
             if table is not None:
@@ -138,6 +152,11 @@ class Batches:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Do nothing, likewise."""
+
+
+def _here(visits: Sized, share: int, num_shares: int) -> slice:
+    """Return where a share of all visits lies."""
+    return slice(*(len(visits) * end // num_shares for end in (share, share + 1)))
 
 
 def stratified_sample(labels: np.ndarray, indices: np.ndarray, size: int, seed: int) -> np.ndarray:

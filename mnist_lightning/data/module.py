@@ -1,6 +1,7 @@
 """MNISTDataModule: sets of images -> uint8 tensors in memory -> splits -> batches by index."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from mnist_lightning.data import datasets
 from mnist_lightning.data.augment import Augmentation
 from mnist_lightning.data.batches import Batches, stratified_sample
+from mnist_lightning.data.focus import Focus
 from mnist_lightning.data.own import read_own
 from mnist_lightning.data.predictions import read_predictions
 from mnist_lightning.errors import UserError
@@ -56,6 +58,8 @@ class MNISTDataModule(pl.LightningDataModule):
             takes them. Of a digit with ten pictures or more a fifth is held out, for
             `val/extra_accuracy`; the others are trained on.
         extra_share: Share of each step that they fill.
+        focus: Share of the training images that an epoch visits: half of these the ones with the
+            highest loss when they were last seen, the others at random.
         augmentation: The arguments of `Augmentation`, which changes the training images.
 
     Raises:
@@ -78,6 +82,7 @@ class MNISTDataModule(pl.LightningDataModule):
         pseudo_confidence: float = 0.0,
         extra: str | None = None,
         extra_share: float = 0.25,
+        focus: float = 1.0,
         **augmentation: Any,
     ) -> None:
         super().__init__()
@@ -112,6 +117,7 @@ class MNISTDataModule(pl.LightningDataModule):
             raise UserError(
                 "extra and pseudo_labels would fill the same share of a step: give either"
             )
+        _check("focus", focus, 0 < focus <= 1, "in 0 to 1, 0 excluded")
         _check("dataset", dataset, dataset in datasets.SETS, f"one of {', '.join(datasets.SETS)}")
         if split == "writers" and not datasets.SETS[dataset].has_writers:
             raise UserError(f"data.split writers: nobody has listed the writers of {dataset}")
@@ -131,6 +137,8 @@ class MNISTDataModule(pl.LightningDataModule):
         self.pseudo_confidence = pseudo_confidence
         self.extra = extra
         self.extra_share = extra_share if pseudo_labels is None else pseudo_share
+        self.focus_share = focus
+        self.focus: Focus | None = None
         self.extra_images: tuple[Tensor, Tensor] | None = None
         self.extra_held_out: tuple[Tensor, Tensor] | None = None
         self.extra_digest: str | None = None
@@ -176,6 +184,10 @@ class MNISTDataModule(pl.LightningDataModule):
             rest = np.setdiff1d(rest, self.train_indices)
         else:
             self.test_images, self.test_labels = images.to(device), labels.to(device)
+        if stage == "fit" and self.focus_share < 1 and not self._overfits():
+            self.focus = Focus(len(labels), self.focus_share, device)
+            if self.trainer:
+                self.focus.add_up = partial(self.trainer.strategy.reduce, reduce_op="sum")
         if unlabelled and not len(rest):
             raise UserError("no image is unlabelled: choose a smaller data.train_size")
         if stage == "predict":
@@ -208,6 +220,7 @@ class MNISTDataModule(pl.LightningDataModule):
             shuffle_seed=self.seed,
             augmentation=augmentation if num_copies > 1 or augmentation else None,
             num_copies=num_copies,
+            focus=self.focus,
             progress=self._progress,
         )
         return self._share(batches, least=2)  # batch norm needs two images
@@ -242,8 +255,12 @@ class MNISTDataModule(pl.LightningDataModule):
         return self._eval_batches(images, labels, self.predict_indices)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a run can't be resumed without: the seed, and a digest of extra images."""
-        return {"seed": self.seed, "extra_digest": self.extra_digest}
+        """Return what a run can't be resumed without.
+
+        The seed, a digest of extra images, and the losses that `focus` goes by.
+        """
+        focus = self.focus and self.focus.state_dict()
+        return {"seed": self.seed, "extra_digest": self.extra_digest, "focus": focus}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse to resume `fit` with another seed or other images, which would mix two runs.
@@ -265,15 +282,22 @@ class MNISTDataModule(pl.LightningDataModule):
                 f"{self.pseudo_labels or self.extra} is not what it was when the checkpoint's run "
                 "began: put it back as it was, or begin a new run"
             )
+        if self.focus:
+            self.focus.load_state_dict(state_dict["focus"], self.trainer.global_rank)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Turn a batch by index into pixels, float32 `(B, 1, 28, 28)` in [0, 1], and labels.
 
-        In training an ensemble of W networks gets `(W * B, 1, 28, 28)`, the first network's first.
+        In training an ensemble of W networks gets `(W * B, 1, 28, 28)`, the first network's first,
+        and with a `focus` the visited images come last, see `Batches`.
         """
-        images, labels, *rows = batch
         trains = self.trainer is not None and self.trainer.training
-        return self.augment(batch) if rows or trains else (to_pixels(images), labels)
+        visits: list[Tensor] = []
+        if trains and self.focus:
+            batch, visits = batch[:-1], batch[-1:]
+        images, labels, *rows = batch
+        changed = self.augment(tuple(batch)) if rows or trains else (to_pixels(images), labels)
+        return (*changed, *visits)
 
     def augment(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Turn a training batch by index into pixels and labels, and change them at random.
@@ -366,7 +390,7 @@ class MNISTDataModule(pl.LightningDataModule):
     def _share(self, batches: Batches, least: int) -> Batches:
         if self.trainer:
             batches.rank, batches.num_ranks = self.trainer.global_rank, self.trainer.world_size
-        num = len(batches.indices) + len(batches) * batches.extra_size
+        num = batches.num_visits + len(batches) * batches.extra_size
         if num // (len(batches) * batches.num_ranks) < least:
             raise UserError(
                 f"{num:,} images in steps of {batches.batch_size} on {batches.num_ranks} "
@@ -376,15 +400,17 @@ class MNISTDataModule(pl.LightningDataModule):
 
     def _augmentation(self) -> Augmentation:
         """Return the augmentation; with `overfit_batches` one that changes nothing."""
-        overfits = self.trainer and self.trainer.overfit_batches  # type: ignore[attr-defined]
-        return Augmentation(0, 0, 0, 0) if overfits else self.augmentation
+        return Augmentation(0, 0, 0, 0) if self._overfits() else self.augmentation
+
+    def _overfits(self) -> bool:
+        return bool(self.trainer and self.trainer.overfit_batches)  # type: ignore[attr-defined]
 
     def _progress(self) -> tuple[int, int]:
         """Return the epoch, and its steps that are done: not 0 if a run resumes within it."""
         if not self.trainer:
             return 0, 0
         # With overfit_batches each epoch has the same batches, the first one's.
-        epoch = 0 if self.trainer.overfit_batches else self.trainer.current_epoch  # type: ignore[attr-defined]
+        epoch = 0 if self._overfits() else self.trainer.current_epoch
         return epoch, self.trainer.fit_loop.batch_idx + 1
 
 

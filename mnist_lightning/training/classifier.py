@@ -24,8 +24,8 @@ from mnist_lightning.network import ConvNet, Ensemble, Network, build
 from mnist_lightning.sizes import NUM_CLASSES
 
 # Pixels, float32 (B, 1, 28, 28) in [0, 1], and labels, int64 (B,), or in training with
-# pseudo-labels probabilities, float32 (B, 10).
-Batch = tuple[Tensor, Tensor]
+# pseudo-labels probabilities, float32 (B, 10); with a focus the images that are visited come third.
+Batch = tuple[Tensor, ...]
 
 
 class MNISTClassifier(pl.LightningModule):
@@ -205,13 +205,20 @@ class MNISTClassifier(pl.LightningModule):
             UserError: If it is not finite; the weights are not updated with it. On a GPU only the
                 steps that are logged are looked at: a look waits for all that the GPU has to do.
         """
-        pixels, labels = batch
+        pixels, labels, *visits = batch
         with torch.random.fork_rng(devices=[]):
             self._seed_dropout()
             logits = self(pixels)
-        loss = F.cross_entropy(
-            logits / self.temperature, labels, label_smoothing=self.label_smoothing
+        losses = F.cross_entropy(
+            logits / self.temperature,
+            labels,
+            label_smoothing=self.label_smoothing,
+            reduction="none",
         )
+        loss = losses.mean()
+        if visits:  # the others of the batch, if there are any, are extra images
+            of_each = losses.detach().view(self.members, -1).mean(dim=0)
+            self.trainer.datamodule.focus.note(visits[0], of_each[: len(visits[0])])  # type: ignore[attr-defined]
         interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         logged = interval and (self.global_step + 1) % interval == 0
         if (logged or self.device.type == "cpu") and not torch.isfinite(loss):
