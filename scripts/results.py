@@ -5,15 +5,22 @@ python scripts/results.py
 
 import json
 import re
+import shlex
 import statistics
 import sys
 import textwrap
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from mnist_lightning.errors import UserError
+import yaml
 
+from mnist_lightning.data.module import MNISTDataModule
+from mnist_lightning.errors import UserError
+from mnist_lightning.training.classifier import MNISTClassifier
+
+REPOSITORY = Path(__file__).parents[1]
 RESULTS = Path("docs/results")
 
 # Tables: a title, an introduction, and rows: a file's name and what it measures.
@@ -170,11 +177,8 @@ def page(read: Callable[[str], list[dict[str, Any]]]) -> str:
                     f"run scripts/seeds.py {name} with --ensemble again"
                 )
             flags = f"--test{' --ensemble' if together else ''}{predict} --seeds {seeds}"
-            fit = lines[0]["command"].removeprefix("fit ")
-            # Runs from before there was the setting did not standardize, and base.yaml does.
-            if "standardize" not in lines[0].get("settings", {"standardize": None}):
-                fit += " --model.standardize false"
-            command = f"python scripts/seeds.py {name} {flags} {fit}"
+            fit = [lines[0]["command"].removeprefix("fit "), *since_changed(lines[0])]
+            command = f"python scripts/seeds.py {name} {flags} {' '.join(fit)}"
             whole = re.sub(r" (?!--)", "\0", command)  # a flag stays with its values
             wrapped = textwrap.wrap(whole, 86, break_on_hyphens=False, break_long_words=False)
             commands.append(" \\\n    ".join(wrapped).replace("\0", " ") + "\n")
@@ -186,6 +190,32 @@ def page(read: Callable[[str], list[dict[str, Any]]]) -> str:
     machine = "; ".join(sorted(machines))
     parts.append(f"Made on: {machine}.\n")
     return "\n".join(parts)
+
+
+def since_changed(line: dict[str, Any]) -> list[str]:
+    """Return the flags that a run's command needs since the configurations have changed.
+
+    Args:
+        line: A run, with its command, its settings and its number of epochs.
+    """
+    words = shlex.split(line["command"])
+    flags = {word.partition("=")[0].rpartition(".")[2] for word in words if word.startswith("--")}
+    files = [file for flag, file in pairwise(words) if flag == "--config"]
+    now: dict[str, Any] = {}
+    for file in ["configs/base.yaml", *files]:
+        for part, settings in yaml.safe_load((REPOSITORY / file).read_text()).items():
+            if part in ("model", "data", "trainer"):
+                now |= {f"{part}.{name}": value for name, value in settings.items()}
+    then = {"trainer.max_epochs": line.get("epochs")}
+    for part, class_ in (("model", MNISTClassifier), ("data", MNISTDataModule)):
+        # A run from before there was a setting had its default, but for standardizing.
+        old = {**class_().hparams, "standardize": False, **line.get("settings", {})}
+        then |= {key: old[key.partition(".")[2]] for key in now if key.startswith(f"{part}.")}
+    return [
+        f"--{key} {json.dumps(value, separators=(',', ':'))}"
+        for key, value in then.items()
+        if key.partition(".")[2] not in flags and value not in (None, now[key])
+    ]
 
 
 def read_lines(name: str) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import results
+import yaml
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -31,15 +32,27 @@ def test_one_run_has_no_deviation() -> None:
 
 def test_the_page_names_the_command_that_makes_a_row_again() -> None:
     page = results.page(lambda name: lines(0.99, 0.992) if name == "base" else [])
-    assert "python scripts/seeds.py base --test --seeds 0 1 --x\n" in page
+    assert "python scripts/seeds.py base --test --seeds 0 1 --x " in page
     assert "Few labels" not in page  # no heading without a row
 
 
-def test_a_row_from_before_standardizing_is_made_again_without() -> None:
-    old, new = ([line | {"settings": s} for line in lines(0.99)] for s in ({}, {"standardize": 1}))
-    for rows, command in ((old, "--x --model.standardize false"), (new, "--x")):
-        page = results.page(lambda name, rows=rows: rows if name == "base" else [])
-        assert f"--seeds 0 {command}\n" in page
+def test_a_row_is_made_again_with_the_settings_that_it_had(tmp_path: Path) -> None:
+    base = yaml.safe_load((REPOSITORY / "configs/base.yaml").read_text())
+    same = {**base["model"], **base["data"]}
+    (now,) = lines(0.99)
+    now |= {"command": "fit --config configs/base.yaml --data.zoom=0.5", "settings": same}
+    now["epochs"] = base["trainer"]["max_epochs"]
+    assert results.since_changed(now | {"settings": {**same, "zoom": 0.5}}) == []
+    settings = {name: value for name, value in same.items() if name not in ("standardize", "blur")}
+    then = now | {"epochs": 99, "settings": {**settings, "channels": [8, 16], "shift": 0.5}}
+    assert results.since_changed(then) == [
+        "--trainer.max_epochs 99",
+        "--model.channels [8,16]",
+        "--model.standardize false",
+        "--data.shift 0.5",
+    ]
+    article = now | {"command": "fit --config configs/base.yaml --config configs/article.yaml"}
+    assert "--model.batch_norm true" in results.since_changed(article)
 
 
 def test_an_ensemble_of_a_row_is_made_by_the_rows_command() -> None:
@@ -48,7 +61,7 @@ def test_an_ensemble_of_a_row_is_made_by_the_rows_command() -> None:
     rows = {"record": lines(0.99, 0.992), "record_ensemble": [together]}
     page = results.page(lambda name: rows.get(name, []))
     assert page.count("\npython scripts/seeds.py") == 1
-    assert "python scripts/seeds.py record --test --ensemble --seeds 0 1 --x\n" in page
+    assert "python scripts/seeds.py record --test --ensemble --seeds 0 1 --x " in page
     assert "as one ensemble | 99.50% (99.50 to 99.50) | 50.0 | 1 |" in page
     rows["record"] = lines(0.99, 0.992, 0.994)
     with pytest.raises(ValueError, match="record_ensemble has other seeds than record"):
