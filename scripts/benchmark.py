@@ -53,7 +53,7 @@ def fit(case: Case, *flags: str) -> tuple[float, float]:
         command = [sys.executable, "-m", "mnist_lightning", "fit"]
         command += [f"--config={path}" for path in case.configs]
         command += [f"--data.batch_size={case.batch}", f"--data.train_size={case.images}"]
-        command += ["--data.val_size=0", "--trainer.max_epochs=2", *flags]
+        command += ["--data.val_size=0", "--data.focus=1", "--trainer.max_epochs=2", *flags]
         command += [f"--trainer.logger.init_args.save_dir={folder}"]
         with open(Path(folder) / "output.txt", "w+") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)

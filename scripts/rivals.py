@@ -75,7 +75,7 @@ class Case:
     def data(self) -> MNISTDataModule:
         """Return the data that `fit` would train on, set up."""
         size = {"batch_size": self.batch, "train_size": self.images, "val_size": 0}
-        data = MNISTDataModule(**self.settings("data") | size)
+        data = MNISTDataModule(**self.settings("data") | size | {"focus": 1.0})
         data.prepare_data()
         data.setup("fit")
         return data

@@ -68,7 +68,7 @@ def run(
     _, rates = curves["train/images_per_second"]
     result: dict[str, Any] = {"row": row, "seed": seed, "epochs": checkpoint["epoch"] + 1}
     result["fit_seconds"] = round(seconds, 1)
-    size = settings["train_size"] or 60_000 - settings["val_size"]
+    size = (settings["train_size"] or 60_000 - settings["val_size"]) * settings["focus"]
     for source, share in (("pseudo_labels", "pseudo_share"), ("extra", "extra_share")):
         size /= 1 - settings[share] if settings.get(source) else 1
     # From each epoch's first batch to its last update; some 10 ms between epochs are not in it.
