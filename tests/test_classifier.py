@@ -22,7 +22,7 @@ from lightning.pytorch.tuner import Tuner
 
 from mnist_lightning.checkpoint import read_checkpoint, to_safetensors
 from mnist_lightning.data.module import MNISTDataModule
-from mnist_lightning.data.predictions import write_predictions
+from mnist_lightning.data.predictions import read_predictions, write_predictions
 from mnist_lightning.errors import UserError
 from mnist_lightning.network import ConvNet
 from mnist_lightning.training.classifier import CalibrationError, MNISTClassifier
@@ -223,6 +223,16 @@ def test_the_loss_is_the_mean_over_images_not_over_batches(
             classifier.eval().test_step((pixels[part], labels[part]), 0)
         loss = F.cross_entropy(classifier(pixels), labels)
     torch.testing.assert_close(classifier.losses["test"].compute(), loss)  # type: ignore[operator]
+
+
+def test_predict_in_half_precision_gives_probabilities_that_pseudo_labels_take(
+    root: str, tmp_path: Path
+) -> None:
+    run = trainer(precision="bf16-mixed", limit_predict_batches=1)
+    (probabilities,) = run.predict(small(), MNISTDataModule(root))  # type: ignore[misc, union-attr]
+    write_predictions(tmp_path / "p.csv", "MNIST/test", np.arange(1000), probabilities)  # type: ignore[arg-type]
+    _, _, read = read_predictions(tmp_path / "p.csv")
+    torch.testing.assert_close(read.sum(1), torch.ones(1000))
 
 
 def test_predict_gives_probabilities_in_the_order_of_the_images(root: str) -> None:

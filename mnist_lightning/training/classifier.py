@@ -255,8 +255,8 @@ class MNISTClassifier(pl.LightningModule):
         self._evaluate("test", batch)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return probabilities `(B, 10)`."""
-        return self(batch[0]).softmax(dim=1)
+        """Return probabilities, float32 `(B, 10)`, whatever the run's precision."""
+        return self(batch[0]).float().softmax(dim=1)
 
     def configure_optimizers(self) -> Any:
         """Return Adam, and the schedule over all steps of the run; or what was chosen instead.
