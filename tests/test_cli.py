@@ -359,7 +359,10 @@ def test_a_configuration_is_known_by_its_name_too(
         ("configs/base.yaml", "--config base takes the one that the package carries"),
         ("configs/bse.yaml", "did you mean --config base?"),
         ("own/mien.yaml", "did you mean --config own/mine.yaml?"),
-        ("own/x.yaml", "package carries article, base, fast, few, gpu, own, record, smoke, wild"),
+        (
+            "own/x.yaml",
+            "the package carries article, base, fast, few, gpu, own, record, smoke, wild",
+        ),
     ],
 )
 def test_a_configuration_that_is_not_there_names_the_nearest(
