@@ -7,7 +7,7 @@ from torch import nn
 from mnist_lightning.checkpoint import load
 from mnist_lightning.errors import UserError
 from mnist_lightning.figures.measures import layer_output
-from mnist_lightning.network import ConvNet, Ensemble, networks_of
+from mnist_lightning.network import SURE, ConvNet, Ensemble, networks_of
 
 
 def num_parameters(network: ConvNet) -> int:
@@ -91,19 +91,38 @@ def test_impossible_sizes_are_refused(arguments: dict, words: str) -> None:
         ConvNet(**arguments)
 
 
-def test_views_answer_with_the_mean_over_the_image_and_its_four_shifts() -> None:
-    network = ConvNet((4,), hidden=16, views=True).eval()
-    plain = ConvNet((4,), hidden=16).eval()
+def mean_over_views(network: ConvNet, images: torch.Tensor) -> torch.Tensor:
+    views = [images] + [torch.zeros_like(images) for _ in range(4)]
+    views[1][:, :, 1:] = images[:, :, :-1]
+    views[2][:, :, :-1] = images[:, :, 1:]
+    views[3][:, :, :, 1:] = images[:, :, :, :-1]
+    views[4][:, :, :, :-1] = images[:, :, :, 1:]
+    return torch.stack([network(each).softmax(1) for each in views]).mean(0)
+
+
+def test_views_answer_with_the_mean_over_an_image_and_its_four_shifts_unless_it_is_sure() -> None:
+    torch.manual_seed(0)
+    network, plain = ConvNet((4,), hidden=16, views=True).eval(), ConvNet((4,), hidden=16).eval()
+    network.dense2.weight.data *= 100  # so that half of the answers are sure
     plain.load_state_dict(network.state_dict())
-    image = torch.rand(2, 1, 28, 28)
-    images = [image] + [torch.zeros_like(image) for _ in range(4)]
-    images[1][:, :, 1:] = image[:, :, :-1]
-    images[2][:, :, :-1] = image[:, :, 1:]
-    images[3][:, :, :, 1:] = image[:, :, :, :-1]
-    images[4][:, :, :, :-1] = image[:, :, :, 1:]
-    mean = torch.stack([plain(each).softmax(1) for each in images]).mean(0)
-    torch.testing.assert_close(network(image).softmax(1), mean)
-    assert torch.equal(layer_output(network, image, "relu1"), layer_output(plain, image, "relu1"))
+    images = torch.rand(40, 1, 28, 28) * torch.rand(40, 1, 1, 28)
+    alone, mean = plain(images).softmax(1), mean_over_views(plain, images)
+    sure = alone.amax(1) >= SURE
+    assert 10 < sure.sum() < 30 and (alone - mean)[sure].abs().max() > 0.01
+    answers = network(images).softmax(1)
+    torch.testing.assert_close(answers, torch.where(sure[:, None], alone, mean))
+    one_by_one = torch.cat([network(image).softmax(1) for image in images.split(1)])
+    torch.testing.assert_close(one_by_one, answers)
+    # A gradient wants no jumps.
+    torch.testing.assert_close(network(images.clone().requires_grad_()).softmax(1), mean)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])  # unsure, and sure
+def test_a_layers_output_is_that_of_the_image_itself(scale: float) -> None:
+    network, image = ConvNet((4,), hidden=16, views=True).eval(), torch.rand(2, 1, 28, 28)
+    network.dense2.weight.data *= scale
+    seen = layer_output(network, image, "relu1")
+    assert torch.equal(seen, network[:4](image))
 
 
 def test_a_slice_is_a_plain_sequence_of_layers_a_feature_extractor() -> None:

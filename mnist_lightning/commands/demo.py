@@ -275,8 +275,9 @@ def watch(network: nn.Module) -> dict[str, Tensor]:
 
     def keep(layer: str, output: Tensor) -> None:
         if output.ndim == 4:
-            maps[layer] = output[0]
+            maps.setdefault(layer, output[0])  # by views there are more, of shifted images
 
+    network.register_forward_pre_hook(lambda *_: maps.clear())
     of_kind = [[m for m in network.modules() if isinstance(m, k)] for k in (nn.ReLU, nn.Conv2d)]
     for layer, module in zip(LAYERS, of_kind[0] or of_kind[1], strict=False):
         module.register_forward_hook(lambda _, __, output, layer=layer: keep(layer, output))

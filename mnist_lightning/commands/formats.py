@@ -18,7 +18,7 @@ from mnist_lightning.commands.terminal import need
 from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import check_output, replace_file
-from mnist_lightning.network import to_pixels
+from mnist_lightning.network import networks_of, to_pixels
 from mnist_lightning.sizes import CLASSES, SIDE
 from mnist_lightning.text import printable
 
@@ -194,7 +194,10 @@ def export(paths: list[str], output: Path, overwrite: bool = False, int8: bool =
     digits = "the same digits as torch for all 10,000 test images"
     if differing:
         digits = f"another digit than torch for {differing} of 10,000 test images"
-    return f"wrote {output} ({by}): {digits}, probabilities within {difference:.1g}"
+    line = f"wrote {output} ({by}): {digits}, probabilities within {difference:.1g}"
+    if any(getattr(each, "views", False) for each in networks_of(network)):
+        line += "; it takes the views of every image, torch of those alone that it is unsure of"
+    return line
 
 
 def _run_onnx(contents: bytes) -> Run:

@@ -72,7 +72,7 @@ def wilson_interval(hits: Any, counts: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _call(network: nn.Module, pixels: Tensor, layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return what one of a network's layers takes in, and what it returns."""
+    """Return what one of a network's layers takes in, and what it returns, at its first call."""
     calls: list[tuple[Tensor, Tensor]] = []
     hook = layer.register_forward_hook(lambda _, inputs, output: calls.append((inputs[0], output)))
     try:
@@ -80,4 +80,4 @@ def _call(network: nn.Module, pixels: Tensor, layer: nn.Module) -> tuple[Tensor,
             network(pixels)
     finally:
         hook.remove()
-    return calls[-1]
+    return calls[0]  # by views there are more, of images that are unsure
