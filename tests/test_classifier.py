@@ -25,6 +25,7 @@ from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.data.predictions import read_predictions, write_predictions
 from mnist_lightning.errors import UserError
 from mnist_lightning.network import ConvNet
+from mnist_lightning.training import speed
 from mnist_lightning.training.classifier import CalibrationError, MNISTClassifier
 from mnist_lightning.training.speed import Throughput
 from mnist_lightning.training.trainer import Trainer
@@ -434,6 +435,45 @@ def test_the_rate_is_that_of_all_processes_without_what_lies_between_epochs(
     assert names == [["train/images_per_second"]] * 2
     assert [value for values, _ in logged for value in values.values()] == [24.0, 48.0]
     assert [step for _, step in logged] == [7, 7]
+
+
+@pytest.mark.parametrize(
+    ("changed", "gain", "told"),
+    [
+        ({}, 1.5, True),
+        ({}, 0.6, False),
+        ({"precision": "bf16-mixed"}, 1.5, False),
+        ({"strategy": SimpleNamespace(root_device=torch.device("cuda"))}, 1.5, False),
+        ({"is_global_zero": False}, 1.5, False),
+        ({"estimated_stepping_batches": 70}, 1.5, False),  # of 12 seconds
+    ],
+)
+def test_a_long_run_is_told_once_that_bfloat16_is_faster_where_it_is(
+    changed: dict[str, Any],
+    gain: float,
+    told: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clock = iter(range(100))
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(speed, "bfloat16_gain", lambda: gain)
+    run: Any = SimpleNamespace(world_size=1, loggers=[], is_last_batch=False, is_global_zero=True)
+    run.precision, run.strategy = "32-true", SimpleNamespace(root_device=torch.device("cpu"))
+    run.estimated_stepping_batches, run.global_step, run.accumulate_grad_batches = 3000, 10, 2
+    vars(run).update(changed)
+    throughput, module, batch = Throughput(), small(), (None, torch.arange(16))
+    for i in range(30):
+        run.is_last_batch = i % 15 == 14
+        throughput.on_train_batch_start(run, module, batch, 0)
+        throughput.on_train_batch_end(run, module, None, batch, 0)
+    assert capsys.readouterr().out.count("--trainer.precision bf16-mixed") == told
+
+
+def test_to_measure_bfloat16_changes_no_later_number() -> None:
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    assert 0.01 < speed.bfloat16_gain() < 100
+    assert torch.equal(torch.get_rng_state(), state) and torch.get_num_threads() == threads
 
 
 def test_members_must_be_one_or_more() -> None:
