@@ -131,9 +131,9 @@ them; the rows of `record.yaml` as it is now are a GPU's. One error is 0.01%, an
 mean uncertain by 0.03%. `record.yaml` uses test-time augmentation: its answer is the mean over an
 image and its shifts by one pixel.
 
-All rows but these, `wild.yaml`'s and that of `base.yaml` on all 60,000 images were measured before
-`base.yaml` standardized each image, which changed nothing that ten seeds of each could show; their
-commands switch it off.
+The configurations have changed since most rows were measured: `base.yaml` standardizes each image,
+which changed nothing that ten seeds of each could show, and then came hard images, smoothed labels
+and other warps. A row's command gives the settings that it had.
 """
 
 HEAD = """| | test accuracy | errors | n | NLL | ECE | minutes |
