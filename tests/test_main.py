@@ -1,5 +1,6 @@
 """The front door: what it lists, where it leads, what it says of a mistake."""
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -65,3 +66,16 @@ def test_an_error_is_one_line_that_moves_no_cursor(monkeypatch: pytest.MonkeyPat
 
         monkeypatch.setattr(front_door, "_run", fail)
         assert call(monkeypatch, "read") == line
+
+
+def test_no_garbage_is_looked_for_during_imports_and_again_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "a_room.py").write_text("import gc\nsearched = gc.isenabled()")
+    (tmp_path / "a_broken_room.py").write_text("import no_such_package")
+    room = front_door._open("a_room")
+    assert not room.searched and gc.isenabled()
+    with pytest.raises(ModuleNotFoundError):
+        front_door._open("a_broken_room")
+    assert gc.isenabled() and front_door._open("a_room") is room
