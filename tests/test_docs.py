@@ -71,7 +71,7 @@ def test_a_command_is_accepted(
     command: str, clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Parses a command as its program does; short Python programs are run."""
-    words = shlex.split(command, comments=True)
+    words = shlex.split(command.replace("{seed}", "0"), comments=True)
     if words[:1] in (["torchrun"], ["srun"]):  # what they start is a line of this project
         words = ["python", *words[words.index("-m") :]]
     if words[:3] == ["python", "-m", "venv"] and len(words) > 4:
