@@ -41,6 +41,14 @@ def test_lines_are_found_and_the_strokes_that_cross_them_are_not(
     assert rest[stroke].sum() > 0.9 * stroke.sum()
 
 
+def test_squares_may_be_narrow() -> None:
+    rules = [(0, y, 239, y) for y in range(10, 160, 24)]
+    lines = page(*rules, *((x, 0, x, 159) for x in range(12, 240, 24)))
+    stroke = page((140, 50, 110, 110), width=11)
+    rest = (stroke | lines) & ~find_lines(stroke | lines)
+    assert rest[~stroke].sum() < 0.03 * lines.sum() and rest[stroke].sum() > 0.6 * stroke.sum()
+
+
 @pytest.mark.parametrize(
     "strokes",
     [

@@ -72,6 +72,14 @@ def test_small_writing_is_seen_from_near() -> None:
     assert min(heights) > 80
 
 
+def test_a_printed_frame_may_be_paler_than_the_pen() -> None:
+    picture = sheet((72, 72, 48))
+    ImageDraw.Draw(picture).rectangle((40, 40, 152, 152), None, 150, 2)
+    ink = find_ink(picture)
+    assert ink.lines.sum() > 4 * 112 / ink.scale  # its four sides
+    assert near(boxes(ink), (72, 72, 120, 120))
+
+
 @pytest.mark.parametrize("width", [4, 9])
 def test_a_strokes_width_is_its_own(width: int) -> None:
     ink = np.zeros((60, 220), np.float32)

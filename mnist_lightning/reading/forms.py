@@ -11,7 +11,7 @@ from mnist_lightning.reading.picture import fit
 from mnist_lightning.reading.windows import dilate, pad, slide
 
 THICKEST = 12  # pixels of a line
-SHORTEST = 24  # pixels of a line's piece between two steps, as a slanted line has them
+SHORTEST = 18  # pixels of a line's piece between two steps, as a slanted line has them
 BRIDGE = 40  # pixels of writing that a line may be hidden by
 STRAIGHT = 2.0  # pixels by which a line's middles differ from a straight one, as a root mean square
 STEEPEST = 0.1  # rows for a column

@@ -156,7 +156,7 @@ def _look(
     if contrast < max(MIN_CONTRAST, 4 * noise):
         raise UserError("there is no ink on the picture, or too pale a one")
     inked = depth > 0.4 * contrast
-    lines = find_lines(inked, goes_on)
+    lines = find_lines(depth > 0.2 * contrast, goes_on)  # print may be paler than the pen
     if not (inked & ~lines).any():  # a digit of straight strokes
         lines[:] = False
     parts = _large_parts(np.where(inked & ~lines, depth, 0))
