@@ -30,6 +30,12 @@ NETWORK_SETTINGS = {name: p.default for name, p in signature(ConvNet).parameters
 # How a network was trained whose file does not say, since the setting came later.
 BEFORE = {"standardize": False}
 
+# Likewise of a run, which goes on as it began, whatever base.yaml says by now.
+RUN_BEFORE = {
+    "hyper_parameters": {"label_smoothing": 0.0, "temperature": 1.0},
+    "datamodule_hyper_parameters": {"focus": 1.0},
+}
+
 # Types that a file may hold instead: JSON has no tuples, and a person writes 0 for 0.0.
 ALSO = {tuple: (tuple, list), float: (float, int)}
 
@@ -89,6 +95,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     for name in NEEDED | TYPES.keys() & checkpoint.keys():
         if not _has_type(checkpoint.get(name), *TYPES[name]):
             raise UserError(f"{path} is not a checkpoint of mnist_lightning: look at its {name}")
+    for name in RUN_BEFORE.keys() & checkpoint.keys():
+        checkpoint[name] = RUN_BEFORE[name] | checkpoint[name]
     saved = checkpoint.get("hyper_parameters", {})
     checkpoint["hyper_parameters"] = NETWORK_SETTINGS | BEFORE | saved
     checkpoint["state_dict"] = {

@@ -422,8 +422,11 @@ def test_a_newer_format_says_what_to_do(finished: Path) -> None:
 
 def test_the_first_releases_checkpoint_still_loads() -> None:
     path = Path(__file__).parent / "format_1.ckpt"
-    settings = read_checkpoint(path)["hyper_parameters"]
+    checkpoint = read_checkpoint(path)
+    settings = checkpoint["hyper_parameters"]
     assert settings["padding"] == 0 and not settings["views"]  # they came later
+    assert settings["label_smoothing"] == 0 and settings["temperature"] == 1
+    assert checkpoint["datamodule_hyper_parameters"]["focus"] == 1
     network = load(path)
     assert network(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
 
