@@ -307,8 +307,8 @@ def test_a_run_is_resumed_in_the_same_process_to_the_same_bits(
             if trainer.global_step == 3 and not path.exists():
                 trainer.save_checkpoint(path)
 
-    def fit(epochs: int = 2, **start: object) -> dict[str, torch.Tensor]:
-        classifier, data = small(), MNISTDataModule(root, train_size=512, focus=0.5)
+    def fit(epochs: int = 2, focus: float = 0.5, **start: object) -> dict[str, torch.Tensor]:
+        classifier, data = small(), MNISTDataModule(root, train_size=512, focus=focus)
         run = trainer(max_epochs=epochs, limit_val_batches=0, callbacks=[Save()])
         run.fit(classifier, data, **start)
         return classifier.state_dict()
@@ -318,6 +318,8 @@ def test_a_run_is_resumed_in_the_same_process_to_the_same_bits(
     assert all(torch.equal(weight, whole[name]) for name, weight in resumed.items())
     with pytest.raises(UserError, match="ends after 4 steps, this run after 6"):
         fit(3, ckpt_path=path, weights_only=True)
+    with pytest.raises(UserError, match="visits hard images, this one does not: mind focus"):
+        fit(focus=1.0, ckpt_path=path, weights_only=True)
     pl.seed_everything(2, verbose=False)
     with pytest.raises(UserError, match=r"this one 2: .* or in Python with seed_everything\("):
         fit(ckpt_path=path, weights_only=True)

@@ -266,7 +266,8 @@ class MNISTDataModule(pl.LightningDataModule):
         """Refuse to resume `fit` with another seed or other images, which would mix two runs.
 
         Raises:
-            UserError: If the seed, or what extra images come from, is not the checkpoint's.
+            UserError: If the seed, what extra images come from, or whether there is a focus, is
+                not the checkpoint's.
         """
         if self.trainer is None or self.trainer.state.fn != "fit":  # None: load_from_checkpoint
             return
@@ -282,8 +283,12 @@ class MNISTDataModule(pl.LightningDataModule):
                 f"{self.pseudo_labels or self.extra} is not what it was when the checkpoint's run "
                 "began: put it back as it was, or begin a new run"
             )
-        if self.focus:
-            self.focus.load_state_dict(state_dict["focus"], self.trainer.global_rank)
+        losses = state_dict.get("focus")
+        if (losses is None) != (self.focus is None):
+            which = "all images in each epoch" if losses is None else "hard images"
+            raise UserError(f"the checkpoint's run visits {which}, this one does not: mind focus")
+        if self.focus and losses:
+            self.focus.load_state_dict(losses, self.trainer.global_rank)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Turn a batch by index into pixels, float32 `(B, 1, 28, 28)` in [0, 1], and labels.
