@@ -95,12 +95,14 @@ def _open(room: str) -> Any:
     """
     if room in sys.modules:
         return sys.modules[room]
+    collects = gc.isenabled()
     gc.disable()
     try:
         return import_module(room)
     finally:
         gc.freeze()  # what is there is not looked at any more
-        gc.enable()
+        if collects:
+            gc.enable()
 
 
 if __name__ == "__main__":

@@ -219,8 +219,9 @@ def since_changed(line: dict[str, Any]) -> list[str]:
     Args:
         line: A run, with its command, its settings and its number of epochs.
     """
-    words = shlex.split(line["command"])
-    flags = {word.partition("=")[0].rpartition(".")[2] for word in words if word.startswith("--")}
+    command = shlex.split(line["command"])
+    words = [part for word in command for part in word.split("=", 1 if word[:2] == "--" else 0)]
+    flags = {word.lstrip("-") for word in words if word.startswith("--")}
     files = [file for flag, file in pairwise(words) if flag == "--config"]
     now: dict[str, Any] = {}
     for file in ["configs/base.yaml", *files]:
@@ -235,7 +236,7 @@ def since_changed(line: dict[str, Any]) -> list[str]:
     return [
         f"--{key} {json.dumps(value, separators=(',', ':'))}"
         for key, value in then.items()
-        if key.partition(".")[2] not in flags and value not in (None, now[key])
+        if key not in flags and value not in (None, now[key])
     ]
 
 

@@ -336,8 +336,8 @@ def test_a_focus_remembers_the_mean_loss_of_each_image_that_was_visited(
 
     class Watch(pl.Callback):
         def on_train_batch_end(self, trainer, module, outputs, batch, *_: object) -> None:  # type: ignore[no-untyped-def, override]
-            assert data.focus and len(batch) == 3
-            seen.append((batch[2], data.focus.seen[batch[2]]))
+            assert data.last_losses and len(batch) == 3
+            seen.append((batch[2], data.last_losses.seen[batch[2]]))
             pixels, labels, visits = batch
             assert len(pixels) == len(labels) == 2 * 64 and len(visits) == 48
             own = data.train_labels[visits]
@@ -351,8 +351,8 @@ def test_a_focus_remembers_the_mean_loss_of_each_image_that_was_visited(
     classifier.network.register_forward_hook(lambda *args: answers.append(args[2].detach()))
     trainer(max_epochs=2, limit_val_batches=0, callbacks=[Watch()]).fit(classifier, data)
     (first, losses), (second, _) = seen
-    assert data.focus and torch.equal(data.focus.losses[first], losses)
-    assert data.focus.losses.isfinite().sum() == 48
+    assert data.last_losses and torch.equal(data.last_losses.losses[first], losses)
+    assert data.last_losses.losses.isfinite().sum() == 48
     assert len(np.intersect1d(first, second)) < 48 - 24 + 1  # what was not seen comes first
 
 
@@ -429,6 +429,7 @@ def test_the_rate_is_that_of_all_processes_without_what_lies_between_epochs(
     logger = SimpleNamespace(log_metrics=lambda *values: logged.append(values))
     run: Any = SimpleNamespace(world_size=3, loggers=[logger], global_step=8)
     throughput, module, batch = Throughput(), small(), (None, torch.arange(16))
+    throughput.advises = False  # which looks at the clock, too
     for is_last in [False, True, True]:
         run.is_last_batch = is_last
         throughput.on_train_batch_start(run, module, batch, 0)
@@ -464,12 +465,13 @@ def test_a_long_run_is_told_once_that_bfloat16_is_faster_where_it_is(
     run.precision, run.strategy = "32-true", SimpleNamespace(root_device=torch.device("cpu"))
     run.estimated_stepping_batches, run.global_step, run.accumulate_grad_batches = 3000, 10, 2
     vars(run).update(changed)
-    throughput, module, batch = Throughput(), small(), (None, torch.arange(16))
-    for i in range(30):
-        run.is_last_batch = i % 15 == 14
-        throughput.on_train_batch_start(run, module, batch, 0)
-        throughput.on_train_batch_end(run, module, None, batch, 0)
-    assert capsys.readouterr().out.count("--trainer.precision bf16-mixed") == told
+    for steps in (8, 15):  # in an epoch
+        throughput, module, batch = Throughput(), small(), (None, torch.arange(16))
+        for i in range(30):
+            run.is_last_batch = (i + 1) % steps == 0
+            throughput.on_train_batch_start(run, module, batch, 0)
+            throughput.on_train_batch_end(run, module, None, batch, 0)
+        assert capsys.readouterr().out.count("trainer.precision bf16-mixed") == told
 
 
 def test_to_measure_bfloat16_changes_no_later_number() -> None:

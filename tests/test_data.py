@@ -255,6 +255,21 @@ def test_a_focused_epoch_has_fewer_steps_and_names_its_images(root: str) -> None
             MNISTDataModule(focus=share)
 
 
+def test_each_fit_begins_without_losses_and_sums_those_of_all_processes(root: str) -> None:
+    strategy = SimpleNamespace(root_device="cpu", broadcast=lambda seed: seed)
+    strategy.reduce = lambda tensor, reduce_op: (tensor, reduce_op)
+    data = MNISTDataModule(root, train_size=100, focus=0.5)
+    data.trainer = SimpleNamespace(strategy=strategy, overfit_batches=0)  # type: ignore[assignment]
+    data.setup("fit")
+    first = data.last_losses
+    assert first and first.add_up("losses") == ("losses", "sum")  # type: ignore[arg-type, comparison-overlap]
+    data.setup("fit")
+    assert data.last_losses is not first
+    data.trainer.overfit_batches = 2  # type: ignore[union-attr]
+    data.setup("fit")
+    assert data.last_losses is None
+
+
 def test_a_warp_belongs_to_an_image_and_an_epoch(root: str) -> None:
     def warps(**arguments: object) -> dict[bytes, bytes]:
         data = fit_data(root, **{"train_size": 200, **arguments})

@@ -89,7 +89,6 @@ class Batches:
             rounds = [rng.permutation(len(extra[0])) for _ in range(-(-num // len(extra[0])))]
             chosen = np.concatenate(rounds)[:num]  # none comes twice before all came once
             takes.append(self._take(*extra, chosen, np.arange(num), num, seed))
-        visits = torch.from_numpy(order).to(self.images.device)
         num_shares = len(self) * self.num_ranks
         for share in range(steps_done * self.num_ranks + self.rank, num_shares, self.num_ranks):
             parts = [take(share, num_shares) for take in takes]
@@ -99,7 +98,8 @@ class Batches:
             if len(batch) > 2:
                 batch[2] = batch[2].transpose(0, 1).flatten(0, 1)
             if self.focus:
-                batch.append(visits[_here(visits, share, num_shares)])
+                visits = torch.from_numpy(order[_here(order, share, num_shares)])
+                batch.append(visits.to(self.images.device))
             yield tuple(batch)
 
     def _take(

@@ -41,7 +41,7 @@ class Focus:
 
     def size(self, num: int) -> int:
         """Return how many of `num` images an epoch visits."""
-        return max(1, round(num * self.share))
+        return min(num, max(2, round(num * self.share)))  # batch norm needs two
 
     def choose(self, order: np.ndarray, starts: bool) -> np.ndarray:
         """Choose what an epoch visits.

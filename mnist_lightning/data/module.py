@@ -137,8 +137,8 @@ class MNISTDataModule(pl.LightningDataModule):
         self.pseudo_confidence = pseudo_confidence
         self.extra = extra
         self.extra_share = extra_share if pseudo_labels is None else pseudo_share
-        self.focus_share = focus
-        self.focus: Focus | None = None
+        self.focus = focus
+        self.last_losses: Focus | None = None
         self.extra_images: tuple[Tensor, Tensor] | None = None
         self.extra_held_out: tuple[Tensor, Tensor] | None = None
         self.extra_digest: str | None = None
@@ -184,10 +184,12 @@ class MNISTDataModule(pl.LightningDataModule):
             rest = np.setdiff1d(rest, self.train_indices)
         else:
             self.test_images, self.test_labels = images.to(device), labels.to(device)
-        if stage == "fit" and self.focus_share < 1 and not self._overfits():
-            self.focus = Focus(len(labels), self.focus_share, device)
-            if self.trainer:
-                self.focus.add_up = partial(self.trainer.strategy.reduce, reduce_op="sum")
+        if stage == "fit":
+            focuses = self.focus < 1 and not self._overfits()
+            self.last_losses = Focus(len(labels), self.focus, device) if focuses else None
+            if self.last_losses and self.trainer:
+                add_up = partial(self.trainer.strategy.reduce, reduce_op="sum")
+                self.last_losses.add_up = add_up
         if unlabelled and not len(rest):
             raise UserError("no image is unlabelled: choose a smaller data.train_size")
         if stage == "predict":
@@ -220,7 +222,7 @@ class MNISTDataModule(pl.LightningDataModule):
             shuffle_seed=self.seed,
             augmentation=augmentation if num_copies > 1 or augmentation else None,
             num_copies=num_copies,
-            focus=self.focus,
+            focus=self.last_losses,
             progress=self._progress,
         )
         return self._share(batches, least=2)  # batch norm needs two images
@@ -259,7 +261,7 @@ class MNISTDataModule(pl.LightningDataModule):
 
         The seed, a digest of extra images, and the losses that `focus` goes by.
         """
-        focus = self.focus and self.focus.state_dict()
+        focus = self.last_losses and self.last_losses.state_dict()
         return {"seed": self.seed, "extra_digest": self.extra_digest, "focus": focus}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -284,11 +286,11 @@ class MNISTDataModule(pl.LightningDataModule):
                 "began: put it back as it was, or begin a new run"
             )
         losses = state_dict.get("focus")
-        if (losses is None) != (self.focus is None):
+        if (losses is None) != (self.last_losses is None):
             which = "all images in each epoch" if losses is None else "hard images"
             raise UserError(f"the checkpoint's run visits {which}, this one does not: mind focus")
-        if self.focus and losses:
-            self.focus.load_state_dict(losses, self.trainer.global_rank)
+        if self.last_losses and losses:
+            self.last_losses.load_state_dict(losses, self.trainer.global_rank)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Turn a batch by index into pixels, float32 `(B, 1, 28, 28)` in [0, 1], and labels.
@@ -298,7 +300,7 @@ class MNISTDataModule(pl.LightningDataModule):
         """
         trains = self.trainer is not None and self.trainer.training
         visits: list[Tensor] = []
-        if trains and self.focus:
+        if trains and self.last_losses:
             batch, visits = batch[:-1], batch[-1:]
         images, labels, *rows = batch
         changed = self.augment(tuple(batch)) if rows or trains else (to_pixels(images), labels)

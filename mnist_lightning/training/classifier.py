@@ -218,7 +218,7 @@ class MNISTClassifier(pl.LightningModule):
         loss = losses.mean()
         if visits:  # the others of the batch, if there are any, are extra images
             of_each = losses.detach().view(self.members, -1).mean(dim=0)
-            self.trainer.datamodule.focus.note(visits[0], of_each[: len(visits[0])])  # type: ignore[attr-defined]
+            self.trainer.datamodule.last_losses.note(visits[0], of_each[: len(visits[0])])  # type: ignore[attr-defined]
         interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         logged = interval and (self.global_step + 1) % interval == 0
         if (logged or self.device.type == "cpu") and not torch.isfinite(loss):

@@ -138,7 +138,7 @@ class Bar(TQDMProgressBar):
 class EpochLine(Callback):
     """Prints a line at the start, and one after each epoch: its figures, how long it took.
 
-    `training 594,922 parameters in runs/base/version_0 on cpu, epochs 0 to 4 of 430 batches`, then
+    `training 594,922 parameters in runs/base/version_0 on cpu, epochs 0 to 7 of 215 batches`, then
     `epoch 3  train loss 0.0312  val loss 0.0187  val 99.46%  27 errors  41 s`. The training loss is
     the mean over the epoch's batches and over all ranks; a checkpoint from within the epoch keeps
     what it was until then. Figures that are not there, such as those of an epoch without

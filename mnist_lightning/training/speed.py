@@ -49,8 +49,8 @@ def bfloat16_gain() -> float:
 class Throughput(Callback):
     """Logs `train/images_per_second` for each epoch, over all processes, without validation.
 
-    After ten batches of a run of more than a minute, on a CPU and in float32, it says if bfloat16
-    would be faster.
+    After ten batches of a run of more than a minute, or an epoch of fewer, on a CPU and in float32,
+    it says if bfloat16 would be faster.
     """
 
     def __init__(self) -> None:
@@ -79,9 +79,9 @@ class Throughput(Callback):
         images = len(batch[1]) // getattr(pl_module, "members", 1)
         self.images += images * trainer.world_size
         self.batches += 1
-        if self.batches == 10 and self.advises:
+        if self.advises and (self.batches == 10 or trainer.is_last_batch):
             self.advises = False
-            self._advise(trainer, (time.perf_counter() - self.started) / 10)
+            self._advise(trainer, (time.perf_counter() - self.started) / self.batches)
         if trainer.is_last_batch:
             if pl_module.device.type != "cpu":  # it has not finished when it is asked to
                 torch.accelerator.synchronize()
@@ -99,6 +99,6 @@ class Throughput(Callback):
         on_cpu = trainer.strategy.root_device.type == "cpu" and trainer.precision == "32-true"
         if trainer.is_global_zero and on_cpu and left > 60 and bfloat16_gain() > 1.2:
             say(
-                "note: this processor is faster in bfloat16: --trainer.precision bf16-mixed "
-                "would shorten this run"
+                "note: this processor is faster in bfloat16: trainer.precision bf16-mixed would "
+                "shorten this run"
             )
