@@ -130,7 +130,8 @@ The machines were an AMD EPYC and an Intel Xeon with two virtual cores. Each run
 mostly with other work beside it; the two rows of `fast.yaml` had two threads and nothing beside
 them; the rows of `record.yaml` as it is now are a GPU's. One error is 0.01%, and five seeds leave a
 mean uncertain by 0.03%. `record.yaml` uses test-time augmentation: its answer is the mean over an
-image and its shifts by one pixel.
+image and its shifts by one pixel, in these rows for all images, by now for those that it is unsure
+of.
 
 The configurations have changed since most rows were measured: `base.yaml` standardizes each image,
 which changed nothing that ten seeds of each could show, and then came hard images, smoothed labels
