@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py train     # fit against a plain loop, the obvious port and the limit
     python scripts/benchmark.py train --config configs/fast.yaml  # the same for another network
+    python scripts/benchmark.py accuracy  # seconds to an accuracy: fit, the obvious port, Keras
     python scripts/benchmark.py parts     # where a step's time goes
     python scripts/benchmark.py predict   # images a second, and one image's latency
     python scripts/benchmark.py start     # from the command to its first step
@@ -22,12 +23,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -35,26 +37,44 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from rivals import BASE, Case, keras_port, last_rate, machine_limit, obvious_port, plain_loop
+from rivals import (
+    BASE,
+    Case,
+    keras_port,
+    machine_limit,
+    obvious_port,
+    plain_loop,
+    port_accuracy,
+)
 from torch import Tensor
 
 from mnist_lightning.commands.formats import to_onnx
 from mnist_lightning.data.datasets import read_test_set
+from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.network import to_pixels
+from mnist_lightning.runs import Curves, read_curves
 from mnist_lightning.training.record import processor
 from mnist_lightning.training.speed import keep_freed_memory
 
 Rows = list[dict[str, Any]]
 
+MOST_EPOCHS = 10  # that `accuracy` gives
+
 
 def fit(case: Case, *flags: str) -> tuple[float, float]:
     """Run the real command for two epochs; return images/s in the second, and peak memory in GB."""
+    size = [f"--data.batch_size={case.batch}", f"--data.train_size={case.images}"]
+    size += ["--data.val_size=0", "--data.focus=1", "--trainer.max_epochs=2"]
+    curves, memory = run_fit(case, *size, *flags)
+    return curves["train/images_per_second"][1][-1], memory
+
+
+def run_fit(case: Case, *flags: str) -> tuple[Curves, float]:
+    """Run the real command; return the run's curves, and peak memory in GB."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "mnist_lightning", "fit"]
         command += [f"--config={path}" for path in case.configs]
-        command += [f"--data.batch_size={case.batch}", f"--data.train_size={case.images}"]
-        command += ["--data.val_size=0", "--data.focus=1", "--trainer.max_epochs=2", *flags]
-        command += [f"--trainer.logger.init_args.save_dir={folder}"]
+        command += [*flags, f"--trainer.logger.init_args.save_dir={folder}"]
         with open(Path(folder) / "output.txt", "w+") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
             _, status, usage = os.wait4(process.pid, 0)
@@ -62,8 +82,8 @@ def fit(case: Case, *flags: str) -> tuple[float, float]:
             output.seek(0)
             assert process.returncode == 0, output.read()
         (run,) = Path(folder).glob("*/version_0")
-        rate = last_rate(run)
-    return rate, usage.ru_maxrss / (2**20 if sys.platform == "linux" else 2**30)
+        curves = read_curves(run)
+    return curves, usage.ru_maxrss / (2**20 if sys.platform == "linux" else 2**30)
 
 
 def fresh(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -129,6 +149,83 @@ def train(case: Case, turns: int) -> Rows:
         | {"fit is": ratio(rates["fit"], values)}
         for name, values in rates.items()
     ]
+
+
+def accuracy(case: Case, turns: int) -> Rows:
+    """Time whole runs to a mean accuracy on writers held out, each by its shortest schedule.
+
+    A schedule is a number of epochs, at whose end the accuracy counts. A turn is a seed. All are
+    given one epoch; those that miss the goal are given one more, from the start.
+    """
+    data = case.by_writer()
+    ways: dict[str, Callable[[int, int], float]] = {
+        "fit": partial(fit_accuracy, case),
+        "obvious port": partial(fresh, port_accuracy, case, True),
+        "obvious port, not augmented": partial(fresh, port_accuracy, case, False),
+    }
+    reached: dict[str, tuple[int, list[float], list[float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        if case.keras and not case.config:
+            ways["Keras"] = partial(keras_accuracy, case, save_arrays(data, Path(folder)))
+        elif not case.config:
+            print(
+                "no Keras: --keras names a Python that has tensorflow-cpu and scipy",
+                file=sys.stderr,
+            )
+        for epochs in range(1, MOST_EPOCHS + 1):
+            calls = {
+                name: partial(timed, way, epochs, count())
+                for name, way in ways.items()
+                if name not in reached
+            }
+            for name, results in take_turns(calls, turns).items():
+                values, times = map(list, zip(*results, strict=True))
+                print(f"{name}, {epochs} epoch(s): {statistics.mean(values):.2%}", file=sys.stderr)
+                if statistics.mean(values) >= case.goal:
+                    reached[name] = epochs, values, times
+            if len(reached) == len(ways):
+                break
+    rows = []
+    for name in ways:
+        epochs, values, times = reached.get(name, (0, [], []))
+        row = {"row": name, "epochs": epochs or f"more than {MOST_EPOCHS}"}
+        row["accuracy"] = f"{statistics.mean(values):.2%}" if epochs else ""
+        row |= spread("seconds", times, ".1f") if epochs else {"seconds": "", "low to high": ""}
+        row["fit is"] = ratio(times, reached["fit"][2]) if epochs and "fit" in reached else ""
+        rows.append(row)
+    return rows
+
+
+def timed(way: Callable[[int, int], float], epochs: int, seeds: Iterator[int]) -> Any:
+    """Return the accuracy of a training with the next seed, and the seconds of the whole run."""
+    started = time.perf_counter()
+    return way(epochs, next(seeds)), time.perf_counter() - started
+
+
+def fit_accuracy(case: Case, epochs: int, seed: int) -> float:
+    """Run the real command; return its accuracy on writers held out."""
+    flags = ["--data.split=writers", "--data.val_size=15000", f"--seed_everything={seed}"]
+    flags += [f"--trainer.max_epochs={epochs}", f"--trainer.check_val_every_n_epoch={epochs}"]
+    return run_fit(case, *flags)[0]["val/accuracy"][1][-1]
+
+
+def keras_accuracy(case: Case, arrays: Path, epochs: int, seed: int) -> float:
+    """Train in Keras, in a process without torch; return the accuracy on writers held out."""
+    script = Path(__file__).with_name("keras_port.py")
+    command = [case.keras, *map(str, (script, arrays, case.batch, epochs, seed))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout.split()[-1])
+
+
+def save_arrays(data: MNISTDataModule, folder: Path) -> Path:
+    """Write the images to train on and those held out for a process without torch."""
+    arrays: dict[str, Any] = {}
+    for name, indices in (("", data.train_indices), ("val_", data.val_indices)):
+        arrays[f"{name}images"] = data.train_images[indices].numpy()
+        arrays[f"{name}labels"] = data.train_labels[indices].numpy()
+    np.savez(folder / "data.npz", **arrays)
+    return folder / "data.npz"
 
 
 def parts(case: Case, turns: int) -> Rows:
@@ -318,11 +415,12 @@ def scale(case: Case, turns: int) -> Rows:
 
 def header(case: Case, turns: int) -> str:
     """Return a line with the table's command, date, machine and versions."""
-    packages = ["torch", "lightning"]
-    packages += [
-        name for name in ("onnxruntime", "tensorflow-cpu") if find_spec(name.split("-")[0])
-    ]
+    packages = ["torch", "lightning", *(["onnxruntime"] if find_spec("onnxruntime") else [])]
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    if case.keras:
+        ask = "from importlib.metadata import version; print(version('tensorflow-cpu'))"
+        answer = subprocess.check_output([case.keras, "-c", ask], text=True)
+        versions += f", tensorflow-cpu {answer.strip()}"
     precision = "bfloat16" if case.bfloat16 else "float32"
     return (
         f"`python scripts/benchmark.py {' '.join(sys.argv[1:])}`, {time.strftime('%Y-%m-%d')}: "
@@ -342,8 +440,11 @@ def main() -> None:
     shared.add_argument("--batch", type=int, default=64, help="images a step (default: 64)")
     shared.add_argument("--steps", type=int, default=60, help="steps of a turn (default: 60)")
     shared.add_argument("--config", type=Path, help="configuration to lay over base.yaml")
+    keras = sys.executable if find_spec("tensorflow") else None
+    shared.add_argument("--keras", default=keras, help="a Python that has tensorflow-cpu and scipy")
+    shared.add_argument("--goal", type=float, default=0.99, help="of `accuracy` (default: 0.99)")
     commands = parser.add_subparsers(dest="command", required=True)
-    for function in (train, parts, predict, read, start, scale):
+    for function in (train, accuracy, parts, predict, read, start, scale):
         assert function.__doc__
         command = commands.add_parser(
             function.__name__, parents=[shared], help=function.__doc__, description=function.__doc__
@@ -351,7 +452,7 @@ def main() -> None:
         command.set_defaults(function=function)
     options = parser.parse_args()
 
-    case = Case(options.config, options.batch, options.steps)
+    case = Case(options.config, options.batch, options.steps, options.goal, options.keras)
     head = header(case, options.turns)
     rows = options.function(case, options.turns)
     print(f"{head}\n")

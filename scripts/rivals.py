@@ -5,11 +5,10 @@ them, each turn in a new process.
 """
 
 import math
-import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,11 +38,15 @@ class Case:
         config: A configuration to lay over base.yaml, or None.
         batch: Images per step.
         steps: Steps per epoch.
+        goal: Accuracy to reach on writers held out.
+        keras: A Python that has TensorFlow, or None.
     """
 
     config: Path | None = None
     batch: int = 64
     steps: int = 60
+    goal: float = 0.99
+    keras: str | None = None
 
     @property
     def images(self) -> int:
@@ -76,6 +79,13 @@ class Case:
         """Return the data that `fit` would train on, set up."""
         size = {"batch_size": self.batch, "train_size": self.images, "val_size": 0}
         data = MNISTDataModule(**self.settings("data") | size | {"focus": 1.0})
+        data.prepare_data()
+        data.setup("fit")
+        return data
+
+    def by_writer(self) -> MNISTDataModule:
+        """Return all training images, a quarter held out by their writers, set up."""
+        data = MNISTDataModule(split="writers", val_size=15_000)
         data.prepare_data()
         data.setup("fit")
         return data
@@ -130,22 +140,47 @@ def plain_loop(
 
 def obvious_port(case: Case, augment: bool) -> float:
     """Train as tutorials do, image by image, in torch's default layout; return images/s."""
+    with tempfile.TemporaryDirectory() as folder:
+        _train_port(case, augment, range(case.images), 2, folder, Throughput())
+        return last_rate(Path(folder))
+
+
+def port_accuracy(case: Case, augment: bool, epochs: int, seed: int) -> float:
+    """Train the obvious port; return its accuracy on images of writers held out."""
+    pl.seed_everything(seed, verbose=False)
+    data = case.by_writer()
+    images, labels = data.train_images[data.val_indices], data.train_labels[data.val_indices]
+    with tempfile.TemporaryDirectory() as folder:
+        network = _train_port(case, augment, data.train_indices.tolist(), epochs, folder).eval()
+    with torch.inference_mode():
+        logits = torch.cat([network(to_pixels(part)) for part in images.split(1000)])
+    return float((logits.argmax(1) == labels).double().mean())
+
+
+def _train_port(
+    case: Case,
+    augment: bool,
+    indices: Sequence[int],
+    epochs: int,
+    folder: str,
+    *callbacks: pl.Callback,
+) -> ConvNet:
     from torch.utils.data import DataLoader, Subset
     from torchvision import datasets, transforms
 
     affine = transforms.RandomAffine(8, (0.08, 0.08), (0.92, 1.08), math.degrees(0.3))
     transform = transforms.Compose([*([affine] if augment else []), transforms.ToTensor()])
-    images = Subset(datasets.MNIST("data", transform=transform), range(case.images))
+    images = Subset(datasets.MNIST("data", transform=transform), indices)
     loader = DataLoader(images, case.batch, shuffle=True, num_workers=2, persistent_workers=True)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = pl.Trainer(
-            devices=1,
-            max_epochs=2,
-            callbacks=[Throughput()],
-            logger=TensorBoardLogger(folder, "", ""),
-        )
-        trainer.fit(ObviousModule(case.network()), loader)
-        return last_rate(Path(folder))
+    module = ObviousModule(case.network())
+    trainer = pl.Trainer(
+        devices=1,
+        max_epochs=epochs,
+        callbacks=[*callbacks],
+        logger=TensorBoardLogger(folder, "", ""),
+    )
+    trainer.fit(module, loader)
+    return module.network
 
 
 class ObviousModule(pl.LightningModule):
@@ -171,35 +206,13 @@ class ObviousModule(pl.LightningModule):
 
 def keras_port(case: Case) -> float:
     """Train the article's network with its generator in today's Keras; return images/s."""
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    from tensorflow import keras
+    from keras_port import compiled_network, warped_batches
 
-    layers = keras.layers
-    network = keras.Sequential([keras.Input((28, 28, 1))])
-    for block, channels in enumerate((32, 32, 64, 64)):
-        network.add(layers.Conv2D(channels, 3))
-        network.add(layers.BatchNormalization())
-        network.add(layers.ReLU())
-        if block % 2:
-            network.add(layers.MaxPooling2D())
-    network.add(layers.Flatten())
-    network.add(layers.Dense(512))
-    network.add(layers.BatchNormalization())
-    network.add(layers.ReLU())
-    network.add(layers.Dropout(0.2))
-    network.add(layers.Dense(10, activation="softmax"))
-    network.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    generator = keras.preprocessing.image.ImageDataGenerator(
-        rotation_range=8,
-        width_shift_range=0.08,
-        height_shift_range=0.08,
-        shear_range=math.degrees(0.3),
-        zoom_range=0.08,
-    )
     data = case.data()
-    images = data.train_images[: case.images].unsqueeze(3).float().div(255).numpy()
-    batches = generator.flow(
-        images, data.train_labels[: case.images].numpy(), batch_size=case.batch
+    images, labels = data.train_images[: case.images], data.train_labels[: case.images]
+    network, batches = (
+        compiled_network(),
+        warped_batches(images.numpy(), labels.numpy(), case.batch),
     )
     network.fit(batches, verbose=0)
     started = time.perf_counter()

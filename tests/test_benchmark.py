@@ -28,7 +28,7 @@ def test_every_subcommand_is_in_the_help(
     with pytest.raises(SystemExit):
         benchmark.main()
     out = capsys.readouterr().out
-    for name in ("train", "parts", "predict", "read", "start", "scale"):
+    for name in ("train", "accuracy", "parts", "predict", "read", "start", "scale"):
         assert f"benchmark.py {name}" in out and f"    {name} " in out
 
 
@@ -45,3 +45,20 @@ def test_the_plain_loop_trains_and_tells_each_part_of_each_step(
     assert plain_loop(Case(batch=8, steps=3), 2, told.append) > 0
     assert told == 6 * ["index", "warp", "forward", "backward", "optimizer"]
     assert not torch.equal(before, network.dense2.weight)
+
+
+def test_each_is_given_the_fewest_epochs_whose_mean_over_the_seeds_reaches_the_goal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ran: list[tuple[int, int]] = []
+
+    def fit_accuracy(case: Case, epochs: int, seed: int) -> float:
+        ran.append((epochs, seed))
+        return {(1, 0): 0.995, (1, 1): 0.98}.get((epochs, seed), 0.991)
+
+    monkeypatch.setattr(benchmark, "fit_accuracy", fit_accuracy)
+    monkeypatch.setattr(Case, "by_writer", lambda case: None)
+    monkeypatch.setattr(benchmark, "fresh", lambda _, case, augment, *__: 0.5 if augment else 0.99)
+    fit, port, plain_port = benchmark.accuracy(Case(), 2)
+    assert ran == [(1, 0), (1, 1), (2, 0), (2, 1)] and fit["epochs"] == 2
+    assert port["epochs"] == "more than 10" and plain_port["epochs"] == 1
