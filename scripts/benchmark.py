@@ -212,7 +212,7 @@ def fit_accuracy(case: Case, epochs: int, seed: int) -> float:
 def keras_accuracy(case: Case, arrays: Path, epochs: int, seed: int) -> float:
     """Train in Keras, in a process without torch; return the accuracy on writers held out."""
     script = Path(__file__).with_name("keras_port.py")
-    command = [case.keras, *map(str, (script, arrays, case.batch, epochs, seed))]
+    command = [*map(str, (case.keras, script, arrays, case.batch, epochs, seed))]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return float(done.stdout.split()[-1])
