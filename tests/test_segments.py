@@ -8,8 +8,9 @@ from PIL import Image, ImageDraw
 from mnist_lightning.checkpoint import load
 from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.errors import UserError
-from mnist_lightning.reading.cuts import find_cuts
+from mnist_lightning.reading.cuts import CUT, find_cuts
 from mnist_lightning.reading.reader import read, read_images
+from mnist_lightning.reading.segments import Segment, _cost
 
 # Of each kind how many of ten pictures are read right at least
 LEAST = {
@@ -66,6 +67,15 @@ def test_a_blob_is_cut_where_it_is_thin() -> None:
     cuts = find_cuts(ink, 100)
     cheapest = min(cuts, key=lambda cut: cut[1])
     assert (cheapest[0] >= 68).all() and (cheapest[0] <= 92).all()
+
+
+def test_a_low_or_flat_piece_costs_more_than_a_digit_of_the_lines_height() -> None:
+    def cost(width: int, height: int) -> float:
+        sure = np.eye(10, dtype=np.float32)[3]
+        return _cost(Segment((0, 0, width, height), np.zeros((28, 28), np.uint8), sure), 100)
+
+    assert cost(70, 100) == cost(70, 80) == 0
+    assert cost(40, 50) > CUT and cost(120, 100) > CUT  # so another cut may be worth it
 
 
 def test_a_picture_of_dots_is_no_writing() -> None:

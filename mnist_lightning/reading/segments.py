@@ -29,6 +29,9 @@ WIDEST_ALONE = 2.0  # of the line's height, in its width
 TALL = 0.75  # of the line's height; two such parts side by side are two digits
 MOST_BORDERS = 24  # from a digit's beginning to its end
 WEIGHT = 2.0  # of a digit's logarithm of probability, beside what the cuts cost
+FLAT = 2.0  # what it costs for each height that it is wider than high
+SHORT = 2.5  # for each line's height that it is below
+LOW = 0.75  # of the line's height
 
 GAP = 0.8  # of the line's height, that is a space
 EVEN = 0.2  # of the mean step from digit to digit, as their standard deviation
@@ -134,25 +137,26 @@ def _find_in_ink(ink: Ink) -> Search:
     borders = [[Border(number) for number in range(len(line) + 1)] for line, _ in lines]
     known: dict[Pair, Segment | None] = {}
     ways = yield from _best_ways(lines, borders, known, 0, [(np.inf, [])] * len(lines))
-    to_cut: dict[Part, float] = {}
+    to_cut: dict[Part, float] = {}  # what a part costs uncut: no cut that costs more can pay
+    widths = 0.0
     for (line, height), ends in zip(lines, borders, strict=True):
         for part, pair in zip(line, pairwise(ends), strict=True):
             width, segment = part.ink.shape[1] / height, known[pair]
             is_sure = segment is not None and segment.probabilities.max() >= SURE
             if not part.is_dot and (width > WIDE or not is_sure):
-                to_cut[part] = width
-    if sum(to_cut.values()) > MOST_TO_CUT:
+                to_cut[part] = _cost(segment, height) if segment else np.inf
+                widths += width
+    if widths > MOST_TO_CUT:
         to_cut = {}
     for (line, height), ends, (cost, _) in zip(lines, borders, ways, strict=True):
-        if cost > CUT:
-            cuts = [
-                Border(number, *cut)
-                for number, part in enumerate(line)
-                if part in to_cut
-                for cut in find_cuts(part.ink, height)
-            ]
-            ends += [cut for cut in cuts if cut.cost <= cost]
-            ends.sort(key=lambda border: border.part)  # which keeps the order of a part's cuts
+        ends += [
+            Border(number, *cut)
+            for number, part in enumerate(line)
+            if min(to_cut.get(part, 0.0), cost) > CUT
+            for cut in find_cuts(part.ink, height)
+            if cut[1] <= min(to_cut[part], cost)
+        ]
+        ends.sort(key=lambda border: border.part)  # which keeps the order of a part's cuts
     for num_cuts in (1, 2):
         ways = yield from _best_ways(lines, borders, known, num_cuts, ways)
     return [way for _, way in ways]
@@ -196,17 +200,26 @@ def _best_ways(
     for (pair, box, is_dot), image, answer in zip(asked, images, answers, strict=True):
         known[pair] = Segment(box, image, np.full_like(answer, 0.1) if is_dot else answer)
     ways = []
-    for ends, row in zip(borders, pairs, strict=True):
+    for (_, height), ends, row in zip(lines, borders, pairs, strict=True):
         best: dict[Border, Way] = {ends[0]: (0.0, [])}
         for start, end in row:
             segment = known[start, end]
             if segment and start in best:
                 cost, way = best[start]
-                cost += end.cost - WEIGHT * float(np.log(segment.probabilities.max()))
+                cost += end.cost + _cost(segment, height)
                 if end not in best or cost < best[end][0]:
                     best[end] = cost, [*way, segment]
         ways.append(best[ends[-1]])
     return ways
+
+
+def _cost(segment: Segment, line_height: float) -> float:
+    """Return what taking a segment for a digit costs: for its improbability, and its shape's."""
+    left, top, right, bottom = segment.box
+    height = bottom - top
+    flat = max(0.0, (right - left) / height - 1)
+    short = max(0.0, LOW - height / line_height)
+    return FLAT * flat + SHORT * short - WEIGHT * float(np.log(segment.probabilities.max()))
 
 
 def _pairs(line: list[Part], height: float, borders: list[Border], num_cuts: int) -> Iterator[Pair]:
