@@ -320,10 +320,10 @@ def main() -> None:
             rows[options.row] = measure(options.checkpoints)
         except (UserError, OSError) as error:
             sys.exit(f"error: {error}")
-        RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
     if not rows:
         sys.exit("error: no row was measured yet: name one, and its checkpoints")
     rows = {name: rows[name] for name in ROWS if name in rows}
+    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
     PICTURE.write_bytes(figures.to_png(draw(rows)))
     PAGE.write_text(page(rows))
     print(f"wrote {PICTURE} and {PAGE}")

@@ -135,6 +135,7 @@ def test_nothing_is_written_into_a_bars_line(
         logger=False,
         default_root_dir=tmp_path,
     )
+    others = set(tqdm._instances)  # other tests' may wait for the garbage collector
     with pytest.raises(RuntimeError, match="a bug"):
         data = MNISTDataModule(root, train_size=256, val_size=100, batch_size=8)
         trainer.fit(Failing(channels=(2, 4), hidden=8), data)
@@ -144,7 +145,7 @@ def test_nothing_is_written_into_a_bars_line(
     shown = [line.rpartition("\r")[2] for line in out.split("\n")]
     assert shown.count("a line") == 13 and shown[-1].strip() == ""
     assert isinstance(trainer.progress_bar_callback, Bar)
-    assert not list(tqdm._instances)
+    assert set(tqdm._instances) <= others
 
 
 def test_figures_are_said_in_words_and_others_follow() -> None:
