@@ -4,6 +4,7 @@ const $ = (id) => document.getElementById(id);
 const SHEET = 196; // pixels a side of the picture that is sent: seven for each of the network's
 const STROKE = 1 / 15; // of the board's side; a digit of MNIST is about eight strokes high
 const NOTE = $("note").textContent;
+const main = document.querySelector("main"); // busy while the server has a question
 
 const board = $("board").getContext("2d");
 const sheet = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
@@ -136,14 +137,13 @@ function drawExample(time, begin = time) {
 
 // ---- Asking: one question at a time, and the next is about what is on the board by then ----
 
-let asking = false;
 let chosen = ""; // the place of a digit that was clicked, as a query
 let changed = false;
 
 async function ask() {
   changed = true;
-  if (asking) return;
-  asking = true;
+  if (main.ariaBusy === "true") return;
+  main.ariaBusy = "true";
   while (changed) {
     changed = false;
     const { strokes, picture } = content();
@@ -172,7 +172,7 @@ async function ask() {
       changed = true;
     }
   }
-  asking = false;
+  main.ariaBusy = "false";
 }
 
 // Not `toBlob`, which waits until the browser has nothing else to do.
