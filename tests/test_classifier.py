@@ -356,6 +356,21 @@ def test_a_focus_remembers_the_mean_loss_of_each_image_that_was_visited(
     assert len(np.intersect1d(first, second)) < 48 - 24 + 1  # what was not seen comes first
 
 
+def test_what_became_no_digit_tells_a_focus_nothing_of_the_digit(root: str) -> None:
+    shares = {"no_digit_share": 0.3, "neighbor_share": 0.3}
+    data = MNISTDataModule(root, train_size=200, batch_size=50, focus=0.5, val_size=0, **shares)  # type: ignore[arg-type]
+    whole: list[torch.Tensor] = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, *_: object) -> None:  # type: ignore[no-untyped-def, override]
+            assert data.last_losses
+            whole.append(batch[1].amax(dim=1) == 1)
+            assert torch.equal(data.last_losses.seen[batch[2]] > 0, whole[-1])
+
+    trainer(max_epochs=1, limit_val_batches=0, callbacks=[Watch()]).fit(small(), data)
+    assert 0.3 < torch.cat(whole).float().mean() < 0.8
+
+
 def test_every_setting_is_saved_by_name_and_an_unknown_one_named() -> None:
     saved = MNISTClassifier(channels=(8, 16), views=True, members=2).hparams
     names = {*signature(ConvNet).parameters, "members", "learning_rate", "schedule"}

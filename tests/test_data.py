@@ -212,6 +212,7 @@ def test_an_epoch_visits_the_hardest_images_and_some_others() -> None:
     focus.note(torch.from_numpy(first), torch.from_numpy(first) / 100)
     assert focus.choose(shuffled, starts=False).tolist() == first.tolist()  # within the epoch
     focus.note(torch.arange(100), torch.arange(100) / 100)
+    focus.note(torch.arange(100), torch.ones(100), torch.zeros(100).bool())
     chosen = focus.choose(shuffled, starts=True)
     hardest = np.sort(shuffled)[-18:]
     assert set(hardest) < set(chosen) and len(chosen) == 36

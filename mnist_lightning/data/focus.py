@@ -12,6 +12,7 @@ class Focus:
     """Lets an epoch visit a share of the images: half of these the hardest, the others at random.
 
     The hardest are those with the highest loss when last seen; those never seen come before them.
+    One that augmentation made no digit, or less of one, was not seen.
     After two epochs nearly all images are read surely, and their steps teach next to nothing.
 
     An epoch goes by the losses up to its start, so that a run that resumes within it visits the
@@ -62,14 +63,18 @@ class Focus:
         hard, rest = np.split(hardest, [size // 2])
         return order[np.sort(np.append(hard, np.sort(rest)[: size - len(hard)]))]
 
-    def note(self, visits: Tensor, losses: Tensor) -> None:
+    def note(self, visits: Tensor, losses: Tensor, counts: Tensor | None = None) -> None:
         """Remember the losses of a step.
 
         Args:
             visits: int64 `(B,)`, its images.
             losses: float32 `(B,)`, 0 or more.
+            counts: Bool `(B,)`, whether each is to be remembered; None for all.
         """
-        self.seen[visits] = losses.clamp(min=torch.finfo(torch.float32).tiny)  # 0 is for unseen
+        losses = losses.clamp(min=torch.finfo(torch.float32).tiny)  # 0 is for unseen
+        if counts is not None:
+            losses = torch.where(counts, losses, self.seen[visits])
+        self.seen[visits] = losses
 
     def state_dict(self) -> dict[str, Any]:
         """Return the losses, with those of all processes; to be called on each."""

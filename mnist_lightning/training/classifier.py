@@ -217,8 +217,13 @@ class MNISTClassifier(pl.LightningModule):
         )
         loss = losses.mean()
         if visits:  # the others of the batch, if there are any, are extra images
-            of_each = losses.detach().view(self.members, -1).mean(dim=0)
-            self.trainer.datamodule.last_losses.note(visits[0], of_each[: len(visits[0])])  # type: ignore[attr-defined]
+            of_each, num = losses.detach().view(self.members, -1), len(visits[0])
+            counts = None
+            if labels.ndim == 2:  # what became no digit, or less of one, tells nothing of the digit
+                whole = labels.amax(dim=1) == 1
+                counts = whole.view(self.members, -1).all(dim=0)[:num]
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            data.last_losses.note(visits[0], of_each.mean(dim=0)[:num], counts)
         interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         logged = interval and (self.global_step + 1) % interval == 0
         if (logged or self.device.type == "cpu") and not torch.isfinite(loss):
