@@ -63,7 +63,7 @@ class Augmentation:
         no_digit_share: Share of the images that are turned into what is no digit, and labeled with
             the same probability for each.
         neighbor_share: Share of the images that are joined with another digit and cut off again,
-            well or badly; a piece that is much more or less than its digit is labeled like those.
+            well or badly; the less a piece is its digit, the more it is labeled like those.
         upstroke_share: Share of the ones that get an upstroke, and some of them a foot.
 
     Raises:
@@ -190,8 +190,9 @@ class Augmentation:
             pixels[is_none] = nondigits(
                 pixels[is_none], digits[is_none], others[is_none], rows[is_none, NUMBERS]
             )
+            share = 1 - is_none.float()  # of a digit that is left
             if has_neighbor.any():  # torch makes no grids of no images
-                pixels[has_neighbor], is_none[has_neighbor] = neighbors(
+                pixels[has_neighbor], share[has_neighbor] = neighbors(
                     pixels[has_neighbor],
                     digits[has_neighbor],
                     others[has_neighbor],
@@ -199,7 +200,7 @@ class Augmentation:
                 )
             if labels.ndim == 1:
                 labels = F.one_hot(labels, NUM_CLASSES).float()
-            labels = torch.where(is_none[:, None], torch.full_like(labels, 0.1), labels)
+            labels = torch.lerp(torch.full_like(labels, 0.1), labels, share[:, None])
         if self.warps:
             pixels = warp(pixels, rows[:, :6].unflatten(1, (2, 3)))
         return (change_looks(pixels, rows) if self.changes else pixels), labels

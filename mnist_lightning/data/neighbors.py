@@ -1,8 +1,8 @@
 """A digit with its neighbor's ink: what is left of two that touch when they are cut apart.
 
 A reader of numbers proposes cuts and asks the network which pieces are digits. A piece that keeps
-nearly all of its digit and little of the neighbor is that digit; one that is much too small or too
-large is none.
+nearly all of its digit and little of the neighbor is that digit; the more it has lost, or has of
+the neighbor, the less it is, down to none.
 """
 
 import torch
@@ -14,7 +14,7 @@ from mnist_lightning.sizes import SIDE
 
 NUM_NUMBERS = 9
 PLACE = SIDE + 12  # of a digit's place, which leaves room for the neighbor's size and height
-# Digits whose left or right part, with less than two thirds of the ink, is no digit. The right part
+# Digits whose left or right part is less and less a digit, the more it has lost. The right part
 # of an 8 may be a 3, that of a 4 or a 9 is a 1.
 LEFT_PARTS, RIGHT_PARTS = (0, 2, 3, 4, 5, 8, 9), (0, 2)
 
@@ -31,8 +31,8 @@ def neighbors(
         numbers: float32 `(B, NUM_NUMBERS)` in [0, 1), what is random in it.
 
     Returns:
-        Like `pixels`, by MNIST's convention; and bool `(B,)`, whether a piece is no digit. An image
-        whose piece is neither surely its digit nor surely none is returned as it is.
+        Like `pixels`, by MNIST's convention; and float32 `(B,)`, how much each piece is its digit,
+        0 for none. An image whose piece may be another digit is returned as it is.
     """
     side, size, down, gap, reach, place, slant, bend, follows = numbers[:, :NUM_NUMBERS].unbind(1)
     own = F.pad(pixels, [(PLACE - SIDE) // 2] * 4)
@@ -56,35 +56,38 @@ def neighbors(
     right = right.gather(3, index[:, None, None].expand_as(right))
 
     # A cut is a parabola through the place where they touch, or follows the border between them;
-    # half of the cuts are moved by up to 3 pixels, the others by up to 16, or as far as they get.
+    # half of the cuts are moved by up to 3 pixels, others by up to 16, and a fifth cuts nothing.
     border = (last + first + move[:, None] + 1) / 2
     middle = border.gather(1, row[:, None])
     border = torch.minimum(torch.maximum(border, middle - 8), middle + 8)
     border = F.avg_pool1d(border[:, None], 5, 1, 2, count_include_pad=False)[:, 0]
     rows = torch.arange(PLACE, device=pixels.device) - row[:, None]
     curve = middle + (slant[:, None] - 0.5) * 1.4 * rows + (bend[:, None] - 0.5) * 0.04 * rows**2
-    far = torch.where(reach < 0.9, 16.0, 100.0)
-    moved = 2 * (place - 0.5) * torch.where(reach < 0.5, 3.0, far)
+    moved = 2 * (place - 0.5) * torch.where(reach < 0.5, 3.0, 16.0)
     cut = torch.where((follows < 0.4)[:, None], border, curve) + moved[:, None]
     before = (cut[:, :, None] - columns).clamp(0, 1)[:, None]
-    kept = torch.where(is_left[:, None, None, None], before, 1 - before)
+    is_left = is_left[:, None, None, None]
+    kept = torch.where(is_left, before, 1 - before)
+    kept = torch.where((reach > 0.8)[:, None, None, None], 1, kept)
 
-    own_kept, other_kept = (
-        (torch.where(is_left[:, None, None, None], *pair) * kept).sum(dim=(1, 2, 3))
-        / torch.where(is_left[:, None, None, None], *pair).sum(dim=(1, 2, 3)).clamp(min=1e-6)
-        for pair in ((left, right), (right, left))
+    joined = torch.maximum(left, right)
+    own, other = (torch.where(is_left, *pair) for pair in ((left, right), (right, left)))
+    own_ink, other_ink, own_kept, all_kept = (
+        ink.sum(dim=(1, 2, 3)).clamp(min=1e-6) for ink in (own, other, own * kept, joined * kept)
     )
-    is_digit = (own_kept > 0.92) & (other_kept < 0.12)
-    is_much = (own_kept > 0.8) & (other_kept > torch.where(labels == 1, 0.7, 0.4))
+    lost, dirt = 1 - own_kept / own_ink, (all_kept - own_kept) / other_ink
+    share = (1 - (lost - 0.15) / 0.25).clamp(0, 1) * (1 - (dirt - 0.12) / 0.28).clamp(0, 1)
+    pieces = to_convention(joined * kept)
     left_part, right_part = (
         torch.isin(labels, torch.tensor(digits, device=labels.device))
         for digits in (LEFT_PARTS, RIGHT_PARTS)
     )
-    is_part = torch.where(is_left, left_part, right_part)
-    is_little = is_part & (own_kept > 0.2) & (own_kept < 0.65) & (other_kept < 0.1)
-    pieces = to_convention(torch.maximum(left, right) * kept)
-    is_none = is_much | (is_little & ~is_line(pieces))  # half of a 0 may be a 1
-    return torch.where((is_digit | is_none)[:, None, None, None], pieces, pixels), is_none
+    # With little of its own and some of the neighbor's it may be the neighbor; half of a 0 a 1.
+    is_part = torch.where(is_left.flatten(), left_part, right_part) & (lost < 0.8)
+    is_part &= ((lost < 0.4) | (dirt < 0.1)) & ~is_line(pieces)
+    is_known = (lost < 0.08) | is_part | ((lost < 0.2) & (dirt > 0.4))
+    pieces = torch.where(is_known[:, None, None, None], pieces, pixels)
+    return pieces, torch.where(is_known, share, 1)
 
 
 def _scaled(pixels: Tensor, scale: Tensor, down: Tensor) -> Tensor:
