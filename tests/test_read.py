@@ -14,9 +14,20 @@ import torch
 from conftest import call
 from PIL import Image, ImageOps
 
-from mnist_lightning.commands.read import CSV, GAP, JSON, TILE, Place, to_csv
+from mnist_lightning.commands.read import (
+    ANSWER,
+    AROUND,
+    CSV,
+    GAP,
+    JSON,
+    TILE,
+    Place,
+    _thumbnail,
+    to_csv,
+)
 from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.reading.picture import open_picture
+from mnist_lightning.reading.reader import Page
 
 TOOL = ["-m", "mnist_lightning", "read"]
 
@@ -294,6 +305,21 @@ def test_the_sheet_shows_what_the_network_saw(
     sheet = open_picture(photos / "sheet.png").convert("L")
     seen = sheet.crop((left, top, left + side, top + side)).resize((28, 28), 0)
     assert seen.tobytes() == image.numpy().tobytes()
+
+
+def test_a_digit_at_the_pictures_top_has_its_whole_answer_above() -> None:
+    class Digit(str):
+        box: tuple[int, int, int, int]
+
+    digits = Digit("7"), Digit("7")
+    digits[0].box, digits[1].box = (10, 0, 30, 60), (60, 100, 80, 160)
+    picture = Image.new("RGB", (200, 200), AROUND)
+    drawn = _thumbnail(picture, Page("77", digits))  # type: ignore[arg-type]
+    first, second = (
+        drawn.crop((x, y, x + 15, y + ANSWER - 2)).tobytes()
+        for x, y in (tuple(round(drawn.width * side / 200) for side in d.box[:2]) for d in digits)
+    )
+    assert first == second and len(set(first)) > 3
 
 
 def test_a_name_that_is_not_utf_8_can_be_printed(

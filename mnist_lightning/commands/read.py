@@ -52,9 +52,9 @@ JSON = rb'\A\[\n  \{\n    "file": "[^\n]*",\n    ("page": \d+,\n    )?'
 JSON += rb'("digit": \d,\n    "probability"|"text"|"error"): '
 
 # The contact sheet, in pixels; an image pixel is 8 of them.
-TILE, GAP, TEXT = 224, 16, 60
+TILE, GAP, TEXT, ANSWER = 224, 16, 60, 18
 PICTURES_A_ROW = 2
-ACCENT = "#c4460f"
+ACCENT, AROUND = "#c4460f", "#f1f1f1"
 
 
 class Place(NamedTuple):
@@ -224,8 +224,8 @@ def contact_sheet(
         left, top = 2 * GAP + i % columns * width, 2 * GAP + i // columns * height
         is_single = len(page.digits) == 1
         wide = TILE if is_single else 2 * TILE + GAP
-        draw.rectangle((left - 1, top - 1, left + wide, top + TILE), "#f1f1f1", "#d0d0d0")
-        sheet.paste(ImageOps.pad(thumbnail, (wide, TILE), color="#f1f1f1"), (left, top))
+        draw.rectangle((left - 1, top - 1, left + wide, top + TILE), AROUND, "#d0d0d0")
+        sheet.paste(ImageOps.pad(thumbnail, (wide, TILE), color=AROUND), (left, top))
         text = page.text.replace("\n", " / ")
         least = min(reading.probability for reading in page.digits)
         line = f"{percent(least)} at least"
@@ -246,16 +246,18 @@ def contact_sheet(
 
 
 def _thumbnail(picture: Image.Image, page: Page) -> Image.Image:
-    is_single = len(page.digits) == 1
     small = flatten(picture).convert("RGB")
-    small = ImageOps.contain(small, (TILE if is_single else 2 * TILE + GAP, TILE))
-    if not is_single:
-        draw, font = ImageDraw.Draw(small), ImageFont.load_default(15)
-        scale = small.width / picture.width
-        for reading in page.digits:
-            left, top, right, bottom = (round(scale * side) for side in reading.box)
-            draw.rectangle((left - 2, top - 2, right + 1, bottom + 1), None, ACCENT)
-            draw.text((left - 1, top - 3), str(reading), ACCENT, font, anchor="ld")
+    if len(page.digits) == 1:
+        return ImageOps.contain(small, (TILE, TILE))
+    small = ImageOps.contain(small, (2 * TILE + GAP, TILE - ANSWER))
+    scale = small.width / picture.width
+    small = ImageOps.expand(small, (0, ANSWER, 0, 0), AROUND)  # a digit may be at the very top
+    draw, font = ImageDraw.Draw(small), ImageFont.load_default(15)
+    for reading in page.digits:
+        left, top, right, bottom = (round(scale * side) for side in reading.box)
+        top, bottom = top + ANSWER, bottom + ANSWER
+        draw.rectangle((left - 2, top - 2, right + 1, bottom + 1), None, ACCENT)
+        draw.text((left - 1, top - 3), str(reading), ACCENT, font, anchor="ld")
     return small
 
 
