@@ -2,9 +2,8 @@
 
 import numpy as np
 
-CUT = (
-    0.3  # what a cut costs, as the logarithm of a probability does, beside the ink that it crosses
-)
+# What a cut costs, as the logarithm of a probability does, beside the ink that it crosses
+CUT = 0.5
 LEAST = 0.05  # of the ink, that a cut cuts off
 MOST_CUTS = 16  # for each height of the line in the ink's width
 STEP = 0.06  # of the line's height, between cuts that are tried
