@@ -150,6 +150,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--fast", action="store_true", help="leave out what `read` makes of it")
     options, settings = parser.parse_known_args()
+    datasets.prepare(ROOT, "MNIST")
     chooses = options.start != "shipped"
     first = load(options.start) if chooses else load()
     if chooses:
@@ -201,4 +202,7 @@ def cpu_seconds() -> float:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -11,6 +11,7 @@ of `wild.yaml`'s trained so.
 
 import argparse
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def join(inks: Digits, gaps: list[int], drops: list[int]) -> np.ndarray:
     lefts = [0]
     for ink, gap in zip(inks, gaps, strict=False):
         lefts.append(lefts[-1] + ink.shape[1] + gap)
+    lefts = [left - min(lefts) for left in lefts]  # a narrow digit may lie within the next
     height = max(len(ink) + drop for ink, drop in zip(inks, drops, strict=True))
     width = max(left + ink.shape[1] for left, ink in zip(lefts, inks, strict=False))
     line = np.zeros((height, width), np.float32)
@@ -238,7 +240,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--set", choices=("test", "train"), default="test", help="whose digits")
-    parser.add_argument("--num", type=int, default=200, help="pictures of each kind")
+    parser.add_argument("--num", type=int, default=1000, help="pictures of each kind")
     parser.add_argument("--seed", type=int, default=0, help="of all that is random")
     parser.add_argument("--ckpt_path", nargs="*", default=[], help="as `read` takes it")
     parser.add_argument("--save", help="a folder for the pictures that are misread")
@@ -275,4 +277,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {error}")
