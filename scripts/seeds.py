@@ -7,8 +7,10 @@ Other options go to `fit`, with each `{seed}` replaced. Seeds that have a line a
 so a row can be resumed after a kill, or on another day. `--test` reads the test set once for each
 finished run, with its last checkpoint; without it only validation images are used. `--ensemble`
 also tests the networks of all of the row's seeds as an ensemble, and writes
-docs/results/ROW_ensemble.jsonl. `--predict SET` writes the last checkpoint's probabilities for a
-set's images to runs/seeds/ROW/seed_{seed}/predictions.csv, for another row to train on.
+docs/results/ROW_ensemble.jsonl; `--ensemble OTHER` adds another row's networks of the same seeds,
+and writes docs/results/ROW_OTHER_ensemble.jsonl. `--predict SET` writes the last checkpoint's
+probabilities for a set's images to runs/seeds/ROW/seed_{seed}/predictions.csv, for another row to
+train on.
 """
 
 import argparse
@@ -87,20 +89,26 @@ def run(
     return result
 
 
-def measure_together(row: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """Test the last checkpoints of all of a row's runs as an ensemble.
+def measure_together(rows: list[str], lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Test the last checkpoints of all of a row's runs as an ensemble, with those of other rows.
+
+    Args:
+        rows: Names of the row and of the others.
+        lines: The row's.
 
     Raises:
         FileNotFoundError: If one of them is not on this machine.
         UserError: If one is damaged.
     """
     seeds = sorted(line["seed"] for line in lines)
-    paths = [run_folder(row, seed) / "checkpoints" / "last.ckpt" for seed in seeds]
+    paths = [run_folder(row, seed) / "checkpoints" / "last.ckpt" for row in rows for seed in seeds]
     checkpoint = read_checkpoint(paths[0])
     classifier = MNISTClassifier(**checkpoint["hyper_parameters"])
     classifier.network = load(*paths)
-    result: dict[str, Any] = {"row": f"{row}_ensemble", "of": row, "seeds": seeds}
-    result["command"] = f"the networks of {row} as one"
+    lines = lines + [line for row in rows[1:] for line in read_lines(row) if line["seed"] in seeds]
+    result: dict[str, Any] = {"row": f"{'_'.join(rows)}_ensemble", "of": rows[0], "seeds": seeds}
+    result["with"] = rows[1:]
+    result["command"] = f"the networks of {' and '.join(rows)} as one"
     result["fit_seconds"] = round(sum(line["fit_seconds"] for line in lines), 1)
     result.update(measure(classifier, checkpoint["datamodule_hyper_parameters"]))
     return result | made_with()
@@ -148,11 +156,16 @@ def main() -> None:
     parser.add_argument("row", help="name of the row; its lines go to docs/results/ROW.jsonl")
     parser.add_argument("--seeds", type=int, nargs="+", default=[], metavar="SEED")
     parser.add_argument("--test", action="store_true", help="read the test set once for each run")
-    parser.add_argument("--ensemble", action="store_true", help="test all as an ensemble too")
+    parser.add_argument(
+        "--ensemble",
+        nargs="*",
+        metavar="OTHER",
+        help="test all as an ensemble too, with the networks of other rows",
+    )
     parser.add_argument("--predict", choices=["test", "unlabelled"], metavar="SET")
     parser.add_argument("--show", action="store_true", help="only print the row")
     options, fit_arguments = parser.parse_known_args()
-    if options.ensemble and not options.test:
+    if options.ensemble is not None and not options.test:
         parser.error("--ensemble reads the test set: it needs --test")
 
     path = RESULTS / f"{options.row}.jsonl"
@@ -175,9 +188,9 @@ def main() -> None:
                 file.write(json.dumps(lines[-1]) + "\n")
     if not lines:
         sys.exit(f"error: {path} holds no runs yet")
-    if options.ensemble and not options.show:
+    if options.ensemble is not None and not options.show:
         try:
-            line = measure_together(options.row, lines)
+            line = measure_together([options.row, *options.ensemble], lines)
         except (FileNotFoundError, UserError) as error:
             sys.exit(f"error: {error}")
         (RESULTS / f"{line['row']}.jsonl").write_text(json.dumps(line) + "\n")

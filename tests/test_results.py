@@ -56,13 +56,16 @@ def test_a_row_is_made_again_with_the_settings_that_it_had(tmp_path: Path) -> No
 
 
 def test_an_ensemble_of_a_row_is_made_by_the_rows_command() -> None:
-    together = lines(0.995)[0] | {"of": "record", "seeds": [0, 1]}
+    together = lines(0.995)[0] | {"row": "record_ensemble", "of": "record", "seeds": [0, 1]}
     del together["seed"]
     rows = {"record": lines(0.99, 0.992), "record_ensemble": [together]}
     page = results.page(lambda name: rows.get(name, []))
     assert page.count("\npython scripts/seeds.py") == 1
     assert "python scripts/seeds.py record --test --ensemble --seeds 0 1 --x " in page
     assert "as one ensemble | 99.50% (99.50 to 99.50) | 50.0 | 1 |" in page
+    rows["record_base_60000_ensemble"] = [together | {"with": ["base_60000"]}]
+    page = results.page(lambda name: rows.get(name, []))
+    assert "python scripts/seeds.py record --test --ensemble base_60000 --seeds 0 1 --x " in page
     rows["record"] = lines(0.99, 0.992, 0.994)
     with pytest.raises(ValueError, match="record_ensemble has other seeds than record"):
         results.page(lambda name: rows.get(name, []))

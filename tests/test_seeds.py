@@ -47,6 +47,12 @@ def test_a_row_is_run_once_and_tested_as_an_ensemble(root: str, tmp_path: Path) 
     assert [line["test/loss"] for line in tested] == pytest.approx(losses, rel=1e-4)
     assert [line["test/errors"] for line in tested] == pytest.approx(errors, abs=1)
 
+    command.insert(command.index("--ensemble") + 1, "row")  # as if it were another row
+    assert run().returncode == 0
+    (twice,) = read("row_row_ensemble")
+    assert twice["with"] == ["row"] and twice["fit_seconds"] == 2 * together["fit_seconds"]
+    assert twice["test/loss"] == pytest.approx(losses[-1], rel=1e-4)
+
     checkpoints[0].unlink()
     done = run()
     assert done.returncode == 1 and done.stderr.count("\n") == 1
