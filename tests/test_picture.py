@@ -71,7 +71,7 @@ def test_every_kind_of_file_is_read_whatever_its_name(kind: str, tmp_path: Path)
     opened = contents if "HEIC" in kind else Image.open(io.BytesIO(contents))
     for source in (path, contents, opened):
         page = read(source, load())
-        assert page.text == "3" and page.digits[0].probability > 0.9
+        assert page.text == "3" and page.digits[0].probability > 0.8
 
 
 def test_heic_is_named_where_its_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
