@@ -3,7 +3,7 @@
 import numpy as np
 
 # What a cut costs, as the logarithm of a probability does, beside the ink that it crosses
-CUT = 0.5
+CUT = 0.3
 LEAST = 0.05  # of the ink, that a cut cuts off
 MOST_CUTS = 16  # for each height of the line in the ink's width
 STEP = 0.06  # of the line's height, between cuts that are tried
