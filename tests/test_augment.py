@@ -203,7 +203,7 @@ def test_a_cut_piece_is_less_its_digit_the_more_is_cut_wrongly(
     # A piece with its digit's label looks like the digit, what is none does not.
     likeness = torch.cosine_similarity(changed.flatten(1), many.flatten(1))
     none, partly, piece = (likeness[k].median() for k in (is_none, is_partly, is_piece))
-    assert none < partly < 0.7 and piece > 0.9
+    assert none < partly < 0.6 and piece > 0.9
     # In another batch it is the same piece.
     alone = augmentation(many[:40], digits[:40], rows[:40], others[:40])
     torch.testing.assert_close(alone, (changed[:40], probabilities[:40]))
