@@ -4,6 +4,7 @@ import csv
 import os
 import re
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -185,18 +186,26 @@ def read_curves(folder: Path) -> Curves:
     except Exception:  # of many types; after most damage TensorBoard just stops reading
         pass
     curves: Curves = {}
-    table = folder / "metrics.csv"
-    for row in csv.DictReader(table.read_text().splitlines()) if table.is_file() else ():
-        for name, value in row.items():
-            with suppress(TypeError, ValueError):  # no value, or damaged
-                step, number = int(row["step"]), float(value)
-                steps, values = curves.setdefault(name, ([], []))
-                steps.append(step)
-                values.append(number)
+    for step, row in read_metrics(folder / "metrics.csv"):
+        for name, number in row.items():
+            steps, values = curves.setdefault(name, ([], []))
+            steps.append(step)
+            values.append(number)
     for name in events.Tags()["scalars"]:
         values = events.Scalars(name)
         curves[name] = [event.step for event in values], [event.value for event in values]
     return curves
+
+
+def read_metrics(path: Path) -> Iterator[tuple[int, dict[str, float]]]:
+    """Yield the step and the values of each row that CSVLogger wrote, but of damaged ones.
+
+    Args:
+        path: Its `metrics.csv`; nothing comes of one that is not there.
+    """
+    for row in csv.DictReader(path.read_text().splitlines()) if path.is_file() else ():
+        with suppress(KeyError, TypeError, ValueError):
+            yield int(row.pop("step")), {name: float(row[name]) for name in row if row[name]}
 
 
 def _start(run: Path) -> int:

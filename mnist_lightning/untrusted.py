@@ -17,6 +17,7 @@ from torch import Tensor
 STORAGES = "BFloat16 Bool Byte Char Double Float Half Int Long Short".split()
 GLOBALS = {
     "__builtin__ set",
+    "collections Counter",  # of MultiStepLR
     "collections OrderedDict",
     "torch Size",
     "torch device",
@@ -24,6 +25,18 @@ GLOBALS = {
     "torch._utils _rebuild_tensor_v2",
     *(f"torch {kind}Storage" for kind in STORAGES),
 }
+
+
+def check_written(contents: bytes) -> None:
+    """Look whether `unpack` would take what torch.save has just written.
+
+    Raises:
+        ValueError: If not; it names the kind of value.
+    """
+    with zipfile.ZipFile(io.BytesIO(contents)) as archive:
+        for entry in archive.namelist():
+            if entry.endswith("data.pkl"):
+                _check_pickle(archive.read(entry))
 
 
 def unpack(contents: bytes) -> Any:
@@ -61,7 +74,7 @@ def unpack(contents: bytes) -> Any:
 def _check_pickle(contents: bytes) -> None:
     for operation, argument, _ in pickletools.genops(contents):
         if operation.name == "GLOBAL" and argument not in GLOBALS:
-            raise ValueError(f"{argument} in it")
+            raise ValueError("a " + str(argument).replace(" ", "."))
         if operation.name == "PROTO" and argument != 2:
             raise ValueError(f"protocol {argument}")
 

@@ -10,7 +10,6 @@ import json
 import os
 import random
 import struct
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -339,11 +338,3 @@ def test_a_picture_that_needs_too_much_memory_leaves_the_others(
     readings, errors, _ = read_files(names, load())
     assert list(readings) == [(names[0], 1), (names[2], 1)]
     assert errors == {(names[1], 1): "not enough memory for 60x60 pixels"}
-
-
-def test_standard_input_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mnist_lightning.commands.read.MOST_BYTES", 1000)
-    with open("/dev/zero") as endless:
-        monkeypatch.setattr(sys, "stdin", endless)
-        _, errors, _ = read_files(["-"], load())
-    assert errors == {("-", 0): "standard input has more than 1,000 bytes"}

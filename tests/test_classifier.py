@@ -155,6 +155,7 @@ def test_another_optimizer_of_torchs_takes_adams_place(root: str) -> None:
         ({"lr_scheduler": SGD}, "lr_scheduler wants an optimizer"),
         ({"optimizer": SGD, "learning_rate": 0.1}, "has a rate of its own"),
         ({"optimizer": SGD, "schedule": "constant"}, "has a rate of its own"),
+        ({"schedule": "cosine"}, "schedule cosine must be one_cycle or constant"),
         ({"optimizer": {"class_path": "os.system"}}, "os.system is no Optimizer of torch's"),
         ({"optimizer": SGD, "lr_scheduler": SGD}, "SGD is no LRScheduler of torch's"),
     ],

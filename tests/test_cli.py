@@ -106,6 +106,7 @@ def test_what_contradicts_the_checkpoint_is_refused(
     monkeypatch.chdir(tmp_path)
     message = call(monkeypatch, *arguments, "--ckpt_path", smoke / CHECKPOINT, "--data.root", root)
     assert isinstance(message, str) and message.startswith("error: ") and words in message
+    assert not list(tmp_path.glob("runs/*/*"))  # no run that has not begun
 
 
 def test_an_averaged_run_does_not_go_on_without_its_average(

@@ -345,6 +345,8 @@ def test_the_seed_is_one_that_seed_everything_takes() -> None:
         {"val_size": -1},
         {"train_size": 1},
         {"dataset": "CIFAR10"},
+        {"split": "writer"},
+        {"predict_set": "train"},
         {"split_seed": -1},
         {"rotation": -1.0},
         {"rotation": float("nan")},

@@ -1,4 +1,4 @@
-"""What Pillow opens, what it looks like when flattened, and what is no picture of a digit."""
+"""What Pillow opens, what it looks like decoded, and what is no picture of a digit."""
 
 import io
 import os
@@ -60,6 +60,9 @@ EVERY_KIND = {
     ),
     "AVIF turned by EXIF": lambda: encode(two().rotate(90), "AVIF", exif=orientation(6)),
     "TIFF turned": lambda: encode(two().rotate(90), "TIFF", tiffinfo={274: 6}),
+    "damaged EXIF data": lambda: encode(two(), "JPEG", exif=b"Exif\0\0damaged"),
+    # Whose gray is multiplied by its opacity
+    "TIFF of mode La": lambda: encode(two().convert("LA"), "TIFF", tiffinfo={338: 1}),
 }
 
 
@@ -215,10 +218,11 @@ def test_the_limit_is_below_pillows_own_that_kills() -> None:
 
 
 def test_a_file_that_cannot_be_opened_is_an_os_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        open_picture(tmp_path / "none.png")
-    with pytest.raises(IsADirectoryError):
-        open_picture(tmp_path)
+    for attempt in (open_picture, lambda path: read(path, load())):
+        with pytest.raises(FileNotFoundError):
+            attempt(tmp_path / "none.png")
+        with pytest.raises(IsADirectoryError):
+            attempt(tmp_path)
 
 
 def test_a_file_of_too_many_bytes_is_not_read(

@@ -141,7 +141,7 @@ def test_what_a_folder_leaves_out_is_said_in_one_line(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     (photos / "more").mkdir()
-    for name in ("film.mov", "page.pdf", ".hidden"):
+    for name in ("film.mov", "page.pdf", ".hidden", "._a.png"):
         (photos / name).touch()
     assert call(monkeypatch, "read", photos, "--show", photos / "sheet.png") == 0
     said = capsys.readouterr().err
@@ -222,7 +222,7 @@ def test_a_picture_comes_through_standard_input(
 def test_standard_input_without_an_end_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    monkeypatch.setattr("mnist_lightning.commands.read.MOST_BYTES", 9)
+    monkeypatch.setattr("mnist_lightning.commands.read.MAX_BYTES", 9)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(bytes(99))))
     assert call(monkeypatch, "read", "-") == 1
     assert capsys.readouterr().err == "error: -: standard input has more than 9 bytes\n"
@@ -305,6 +305,27 @@ def test_the_sheet_shows_what_the_network_saw(
     sheet = open_picture(photos / "sheet.png").convert("L")
     seen = sheet.crop((left, top, left + side, top + side)).resize((28, 28), 0)
     assert seen.tobytes() == image.numpy().tobytes()
+
+
+def test_the_sheet_shows_the_first_pictures_of_many(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    (photos / "notes.txt").unlink()
+    monkeypatch.setattr("mnist_lightning.commands.read.MOST_SHOWN", 2)
+    sheet = photos.parent / "sheet.png"
+    assert call(monkeypatch, "read", photos, "--show", sheet) == 0
+    assert capsys.readouterr().err == f"note: {sheet} shows the first 2 of 3 pictures\n"
+    with Image.open(sheet) as picture:
+        assert picture.height < 2 * TILE  # one row
+
+
+@pytest.mark.parametrize("size", [(9, 9000), (9000, 9)])
+def test_a_strip_has_a_thumbnail(size: tuple[int, int]) -> None:
+    for digits in ("7", "77"):
+        for each in (drawn := [type("Digit", (str,), {})(digit) for digit in digits]):
+            each.box = (0, 0, 5, 5)
+        thumbnail = _thumbnail(Image.new("L", size), Page(digits, drawn))  # type: ignore[arg-type]
+        assert min(thumbnail.size) > 0 and thumbnail.width <= 2 * TILE + GAP
 
 
 def test_a_digit_at_the_pictures_top_has_its_whole_answer_above() -> None:

@@ -134,6 +134,8 @@ def test_the_newest_run_is_the_one_that_started_last_and_kept_a_checkpoint(tmp_p
 
 
 def test_the_curves_of_a_csv_logger_are_read(tmp_path: Path) -> None:
-    (tmp_path / "metrics.csv").write_text("step,train/loss,val/loss\n4,0.5,\n9,,0.25\n9,x\n")
+    (tmp_path / "metrics.csv").write_text(
+        "step,train/loss,val/loss\n4,0.5,\n9,,0.25\n9,x\n,0.1\n12,0.3"
+    )
     curves = read_curves(tmp_path)
-    assert curves["train/loss"] == ([4], [0.5]) and curves["val/loss"] == ([9], [0.25])
+    assert curves["train/loss"] == ([4, 12], [0.5, 0.3]) and curves["val/loss"] == ([9], [0.25])

@@ -1,6 +1,7 @@
 import os
 import signal
 import sys
+import threading
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from lightning.pytorch.callbacks import (
     EarlyStopping,
     EMAWeightAveraging,
     ModelCheckpoint,
+    Timer,
 )
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -175,13 +177,15 @@ class Act(Callback):
             self.act()
 
 
-def fit(root: str, **settings: Any) -> Trainer:
+def fit(
+    root: str, ckpt_path: Path | None = None, module: dict[str, Any] | None = None, **settings: Any
+) -> Trainer:
     trainer = Trainer(**{"max_epochs": 1, **QUIET, **settings})
     torch.manual_seed(0)
     data = MNISTDataModule(root, train_size=256, val_size=100, batch_size=32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer.fit(MNISTClassifier(**SMALL), datamodule=data)
+        trainer.fit(MNISTClassifier(**SMALL, **module or {}), datamodule=data, ckpt_path=ckpt_path)
     return trainer
 
 
@@ -327,12 +331,84 @@ def test_overfit_batches_are_the_same_in_each_epoch(root: str, tmp_path: Path) -
     assert (images == seen[0][0][0].flatten()).all(dim=1).any()
 
 
+class TimeUp(Callback):
+    """Stops a run within its first epoch, as a Timer does."""
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        trainer.should_stop |= trainer.global_step == 3
+
+
+def test_a_run_whose_time_is_up_within_an_epoch_ends_with_the_same_bits(
+    root: str, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"root": root, "max_epochs": 2}
+    fit(**settings, default_root_dir=tmp_path / "whole")
+    fit(**settings, default_root_dir=tmp_path / "cut", callbacks=[TimeUp()])
+    whole, cut = (
+        tmp_path / name / "lightning_logs/version_0/checkpoints/last.ckpt"
+        for name in ("whole", "cut")
+    )
+    assert read_checkpoint(cut)["global_step"] == 3
+    resumed = fit(**settings, default_root_dir=tmp_path / "resumed", ckpt_path=cut)
+    assert resumed.global_step == 16
+    expected, weights = read_checkpoint(whole)["state_dict"], resumed.model.state_dict()  # type: ignore[union-attr]
+    assert all(torch.equal(weight, expected[name]) for name, weight in weights.items())
+
+
+def test_the_time_is_looked_at_before_what_saves_when_it_is_up() -> None:
+    kinds = [type(each) for each in Trainer(max_time="00:01:00:00", **QUIET).callbacks]  # type: ignore[attr-defined]
+    assert kinds.count(Timer) == 1 and kinds.index(Timer) < kinds.index(SaveOnSignal)
+
+
+def test_a_thread_can_train(root: str, tmp_path: Path) -> None:
+    thread = threading.Thread(target=fit, args=[root], kwargs={"default_root_dir": tmp_path})
+    thread.start()
+    thread.join()
+    assert list(tmp_path.rglob("last.ckpt"))
+
+
+class Keeps(Callback):
+    """Has a value that a checkpoint is not read with."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"path": Path()}
+
+
+def test_what_could_not_be_read_again_is_not_saved(root: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"can't hold what this run would save, a pathlib\.\S*Path:"
+    ):
+        fit(root, default_root_dir=tmp_path, callbacks=[Keeps()])
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [("MultiStepLR", {"milestones": [1]}), ("CosineAnnealingWarmRestarts", {"T_0": 1})],
+)
+def test_a_run_with_a_scheduler_of_torchs_is_read_again(
+    kind: str, settings: dict[str, Any], root: str, tmp_path: Path
+) -> None:
+    choices = {
+        "optimizer": {"class_path": "torch.optim.Adam"},
+        "lr_scheduler": {"class_path": f"torch.optim.lr_scheduler.{kind}", "init_args": settings},
+    }
+    fit(root, default_root_dir=tmp_path, module=choices)
+    (path,) = tmp_path.rglob("last.ckpt")
+    assert read_checkpoint(path)["lr_schedulers"]
+
+
 def test_slurm_with_fewer_tasks_than_devices_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_NTASKS", "1")
     for name in ("JOB_NAME", "PROCID", "LOCALID", "NODEID"):
         monkeypatch.setenv(f"SLURM_{name}", "0")
     with pytest.raises(MisconfigurationException, match=r"1 task.* 2 .*--ntasks-per-node 2"):
         Trainer(accelerator="cpu", devices=2, logger=False)
+    # torchrun starts the other one within the only task
+    for name in ("TORCHELASTIC_RUN_ID", "LOCAL_RANK", "RANK"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert Trainer(accelerator="cpu", devices=2, logger=False).num_devices == 2
 
 
 def test_several_gpus_are_looked_at_for_a_signal_every_few_steps(
@@ -341,7 +417,9 @@ def test_several_gpus_are_looked_at_for_a_signal_every_few_steps(
     asked = []
     signals = SaveOnSignal(ModelCheckpoint())
     monkeypatch.setattr(signals, "_any_told", lambda trainer: bool(asked.append(1)))
-    run: Any = SimpleNamespace(world_size=2, accumulate_grad_batches=1, is_last_batch=False)
+    run: Any = SimpleNamespace(
+        world_size=2, accumulate_grad_batches=1, is_last_batch=False, should_stop=False
+    )
     for device, looks in (("cuda", 3), ("cpu", 30)):
         asked.clear()
         module: Any = SimpleNamespace(device=torch.device(device))

@@ -13,7 +13,9 @@ import mnist_lightning.sizes as sizes
 sizes.SIDE, sizes.CLASSES, sizes.NUM_CLASSES = 32, tuple(string.ascii_lowercase), 26
 
 import numpy as np
+import torch
 from mnist_lightning import load, read_images
+from mnist_lightning.data.augment import Augmentation, _spread
 from mnist_lightning.__main__ import main
 
 changes = "no_digit_share neighbor_share changed_share noise blur stroke contrast outline".split()
@@ -31,6 +33,13 @@ for arguments in (
     except SystemExit as exit_:
         assert not exit_.code, exit_.code
 (reading,) = read_images(np.zeros((1, 32, 32), np.uint8), load(path))
+augmentation = Augmentation(no_digit_share=0.9)
+table, digits = augmentation.table(26, 1, (0, 0))[0], torch.rand(26, 1, 32, 32)
+_, labels = augmentation(digits, torch.arange(26), table, digits)
+assert torch.allclose(labels.sum(dim=1), torch.ones(26)) and labels.max(dim=1).values.min() < 0.1
+dot = torch.zeros(1, 1, 32, 32)
+dot[0, 0, 31, 31] = 1
+assert _spread(dot, torch.maximum)[0, 0, 30:, 30:].sum() == 4  # strokes grow at the edge too
 assert len(reading.probabilities) == 26 and str(reading) == string.ascii_lowercase[reading.digit]
 """
 

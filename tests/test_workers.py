@@ -1,5 +1,6 @@
 """Many pictures are read on all cores as one is, and nothing of it stays behind."""
 
+import io
 import os
 import signal
 import subprocess
@@ -87,7 +88,26 @@ def test_what_cannot_be_read_is_told_in_its_place(
     assert kinds == ["Page", "UnknownFormat", "Page", "FileNotFoundError", "UserError", "Page"]
     with pytest.raises(UserError, match=r"^picture 2 of the list: not a picture"):
         read([good, good, b"no picture", b"nor this", good], load())
-    assert len(started) >= 4
+    with pytest.raises(FileNotFoundError, match=r"none\.png"):
+        read([good, good, tmp_path / "none.png", good, good], load())
+    cut_off = Image.open(io.BytesIO(good[: len(good) // 2]))
+    with pytest.raises(UserError, match=r"^picture 3 of the list: .* cut off or damaged"):
+        read([good, good, good, cut_off, good], load())
+    assert len(started) >= 8
+
+
+@pytest.mark.usefixtures("small")
+def test_no_more_pages_wait_for_the_network_than_pictures_do() -> None:
+    page = picture(on_paper(scale(read_test_set()[0][0].numpy(), 100)))
+    asked = []
+
+    def classify(images: np.ndarray) -> np.ndarray:
+        asked.append(len(images))
+        return np.eye(10, dtype=np.float32)[[7] * len(images)]
+
+    tiff = encode(page, "TIFF", save_all=True, append_images=[page] * 6)
+    (pages,) = workers.search([tiff], 1, classify, all_pages=True)
+    assert len(pages) == 7 and max(asked) <= 3
 
 
 @TWO

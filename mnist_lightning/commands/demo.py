@@ -52,7 +52,6 @@ from mnist_lightning.reading.picture import (
     UnknownFormat,
     count_pages,
     fit,
-    flatten,
     open_picture,
 )
 from mnist_lightning.reading.reader import Page, read
@@ -329,7 +328,7 @@ def see(
     answer = {"size": opened.size, "shown": shown, "image": to_base64(image), "layers": layers}
     if shows:
         file = io.BytesIO()
-        fit(flatten(opened), min(SHOWN, max(opened.size))).save(file, "PNG")
+        fit(opened, min(SHOWN, max(opened.size))).save(file, "PNG")
         answer["picture"] = b64encode(file.getvalue()).decode()
     return to_answer(page, picture) | answer
 

@@ -33,14 +33,13 @@ from mnist_lightning.checkpoint import load
 from mnist_lightning.commands.terminal import make_parser
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import PNG, PNG_METADATA, check_output, is_ours, replace_file
-from mnist_lightning.reading.picture import MAX_PIXELS, decode, flatten, open_pages
+from mnist_lightning.reading.picture import MAX_BYTES, decode, fit, open_pages
 from mnist_lightning.reading.reader import Page, read_each
 from mnist_lightning.sizes import NUM_CLASSES
 from mnist_lightning.text import percent, printable
 
 SUFFIXES = tuple(".png .jpg .jpeg .webp .avif .heic .heif .hif .gif .bmp .tif .tiff".split())
 
-MOST_BYTES = 4 * MAX_PIXELS  # of a picture on standard input, which may have no end
 COLUMNS = ["file", "digit", "probability", "second", "second_probability"]
 COLUMNS += [*(f"p{digit}" for digit in range(NUM_CLASSES)), "is_digit"]
 BOX = ["left", "top", "right", "bottom"]
@@ -54,6 +53,7 @@ JSON += rb'("digit": \d,\n    "probability"|"text"|"error"): '
 # The contact sheet, in pixels; an image pixel is 8 of them.
 TILE, GAP, TEXT, ANSWER = 224, 16, 60, 18
 PICTURES_A_ROW = 2
+MOST_SHOWN = 200  # pictures; more would make a file that few programs open
 ACCENT, AROUND = "#c4460f", "#f1f1f1"
 
 
@@ -75,9 +75,9 @@ def read_files(
         show: Whether to make thumbnails, for which pictures are decoded again.
 
     Returns:
-        By place: what is read; for what can't be read a line that says why; and if asked for those
-        that were read in RGB, at most two tiles of the contact sheet wide and one high, with a box
-        around each of several digits.
+        By place: what is read; for what can't be read a line that says why; and if asked for the
+        first `MOST_SHOWN` of those that were read in RGB, at most two tiles of the contact sheet
+        wide and one high, with a box around each of several digits.
     """
     pages: dict[Place, Page] = {}
     errors: dict[Place, str] = {}
@@ -97,12 +97,12 @@ def read_files(
                 errors[Place(name, number)] = _reason(page)
             else:
                 pages[Place(name, number)] = page
-        if show:
+        if show and len(thumbnails) < MOST_SHOWN:
             place = Place(name, 0)
             try:
                 for number, picture in enumerate(open_pages(source), start=1):
                     place = Place(name, number)
-                    if place in pages:
+                    if place in pages and len(thumbnails) < MOST_SHOWN:
                         thumbnails[place] = _thumbnail(decode(picture), pages[place])
             except (UserError, OSError, MemoryError) as error:
                 errors.setdefault(place, _reason(error))
@@ -141,9 +141,11 @@ def expand(names: list[str]) -> tuple[list[str], list[str]]:
             continue
         found, others = [], []
         for path in sorted(Path(name).iterdir(), key=str):
+            if path.name.startswith("."):  # as macOS's ._IMG.jpg, which is no picture
+                continue
             if path.suffix.lower() in SUFFIXES and not _is_drawn(path):
                 found.append(str(path))
-            elif not path.name.startswith("."):
+            else:
                 others.append(f"{path.name}{'/' * path.is_dir()}")
         if not found:
             raise UserError(f"{name}: no picture in this folder ends in {', '.join(SUFFIXES)}")
@@ -246,11 +248,11 @@ def contact_sheet(
 
 
 def _thumbnail(picture: Image.Image, page: Page) -> Image.Image:
-    small = flatten(picture).convert("RGB")
+    flat = picture.convert("RGB")
     if len(page.digits) == 1:
-        return ImageOps.contain(small, (TILE, TILE))
-    small = ImageOps.contain(small, (2 * TILE + GAP, TILE - ANSWER))
-    scale = small.width / picture.width
+        return fit(flat, TILE)
+    scale = min((2 * TILE + GAP) / flat.width, (TILE - ANSWER) / flat.height)
+    small = fit(flat, max(1, int(scale * max(flat.size))))
     small = ImageOps.expand(small, (0, ANSWER, 0, 0), AROUND)  # a digit may be at the very top
     draw, font = ImageDraw.Draw(small), ImageFont.load_default(15)
     for reading in page.digits:
@@ -272,9 +274,9 @@ def _shorten(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Ima
 def _standard_input() -> bytes:
     if sys.stdin is None:
         raise OSError("there is no standard input")
-    contents = sys.stdin.buffer.read(MOST_BYTES + 1)
-    if len(contents) > MOST_BYTES:
-        raise UserError(f"standard input has more than {MOST_BYTES:,} bytes")
+    contents = sys.stdin.buffer.read(MAX_BYTES + 1)  # it may have no end
+    if len(contents) > MAX_BYTES:
+        raise UserError(f"standard input has more than {MAX_BYTES:,} bytes")
     return contents
 
 
@@ -314,6 +316,9 @@ def main(arguments: list[str]) -> None:
     network = load(*options.ckpt_path)
     pages, errors, thumbnails = read_files(files, network, show=options.show is not None)
     names = labels([*pages, *errors])
+
+    if options.show and len(pages) > MOST_SHOWN:
+        notes.append(f"{options.show} shows the first {MOST_SHOWN} of {len(pages):,} pictures")
 
     code: int | str = 1 if errors else 0
     try:

@@ -37,7 +37,7 @@ from mnist_lightning.errors import UserError
 from mnist_lightning.figures.measures import layer_output, wilson_interval
 from mnist_lightning.files import PNG, check_folder, check_output, is_ours, replace_file
 from mnist_lightning.network import Ensemble, Network, networks_of, to_pixels
-from mnist_lightning.reading.picture import fit, flatten, open_picture
+from mnist_lightning.reading.picture import fit, open_picture
 from mnist_lightning.reading.reader import read
 from mnist_lightning.runs import Curves, read_curves, run_folder
 from mnist_lightning.sizes import NUM_CLASSES, SIDE
@@ -316,9 +316,8 @@ def _of_picture(
     is_word = figures.are_long(names)
     text = ", ".join(names[each.digit] for each in page.digits) if is_word else page.text
     text = text.replace("\n", " / ")
-    flat = flatten(picture)
-    shown = fit(flat, min(1200, max(flat.size)))
-    scale = max(shown.size) / max(flat.size)
+    shown = fit(picture, min(1200, max(picture.size)))
+    scale = max(shown.size) / max(picture.size)
     boxes = [[round(scale * side) for side in each.box] for each in page.digits]
 
     drawings: Drawings = {

@@ -200,7 +200,7 @@ class Augmentation:
                 )
             if labels.ndim == 1:
                 labels = F.one_hot(labels, NUM_CLASSES).float()
-            labels = torch.lerp(torch.full_like(labels, 0.1), labels, share[:, None])
+            labels = torch.lerp(torch.full_like(labels, 1 / NUM_CLASSES), labels, share[:, None])
         if self.warps:
             pixels = warp(pixels, rows[:, :6].unflatten(1, (2, 3)))
         return (change_looks(pixels, rows) if self.changes else pixels), labels
@@ -347,9 +347,10 @@ def _spread(pixels: Tensor, extreme: Callable[[Tensor, Tensor], Tensor]) -> Tens
     """Return the largest or smallest of each pixel and its eight neighbors."""
     for dim in (2, 3):
         shifted = pixels.clone()
-        inner, outer = pixels.narrow(dim, 0, 27), pixels.narrow(dim, 1, 27)
-        shifted.narrow(dim, 0, 27).copy_(extreme(inner, outer))
-        shifted.narrow(dim, 1, 27).copy_(extreme(shifted.narrow(dim, 1, 27), inner))
+        rest = pixels.shape[dim] - 1
+        inner, outer = pixels.narrow(dim, 0, rest), pixels.narrow(dim, 1, rest)
+        shifted.narrow(dim, 0, rest).copy_(extreme(inner, outer))
+        shifted.narrow(dim, 1, rest).copy_(extreme(shifted.narrow(dim, 1, rest), inner))
         pixels = shifted
     return pixels
 

@@ -118,7 +118,12 @@ class MNISTDataModule(pl.LightningDataModule):
                 "extra and pseudo_labels would fill the same share of a step: give either"
             )
         _check("focus", focus, 0 < focus <= 1, "in 0 to 1, 0 excluded")
-        _check("dataset", dataset, dataset in datasets.SETS, f"one of {', '.join(datasets.SETS)}")
+        for name, value, choices in (
+            ("dataset", dataset, tuple(datasets.SETS)),
+            ("split", split, ("random", "writers")),
+            ("predict_set", predict_set, ("test", "unlabelled")),
+        ):
+            _check(name, value, value in choices, f"one of {', '.join(choices)}")
         if split == "writers" and not datasets.SETS[dataset].has_writers:
             raise UserError(f"data.split writers: nobody has listed the writers of {dataset}")
         self.augmentation = Augmentation(**augmentation)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import replace_file
-from mnist_lightning.reading.picture import count_pages, flatten, open_picture
+from mnist_lightning.reading.picture import count_pages, open_picture
 from mnist_lightning.reading.segments import find_digit
 from mnist_lightning.sizes import CLASSES
 
@@ -53,7 +53,7 @@ def read_own(folder: Path) -> tuple[Tensor, Tensor, list[str]]:
     images, labels = [], []
     for path, digit in labeled:
         try:
-            image = find_digit(flatten(open_picture(path)))
+            image = find_digit(open_picture(path))
             num_pages = count_pages(path)
         except (UserError, OSError) as error:
             notes.append(f"{path} is left out: {getattr(error, 'strerror', None) or error}")

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mnist_lightning.reading.ink import find_ink, stroke_width
-from mnist_lightning.reading.picture import fit, flatten
+from mnist_lightning.reading.picture import decode, fit
 from mnist_lightning.reading.windows import dilate
 from mnist_lightning.sizes import SIDE
 
@@ -41,7 +41,7 @@ def to_mnist(picture: Image.Image) -> "Tensor":
     """
     import torch  # half a gigabyte, which worker processes do without
 
-    picture = flatten(picture)
+    picture = decode(picture)
     image = as_it_is(picture)
     if image is not None:
         return torch.from_numpy(image)

@@ -219,10 +219,13 @@ def _without_strokes(band: np.ndarray, inked: np.ndarray) -> np.ndarray:
     reach = THICKEST + 4
     near = slide(pad(inked & ~band, 0, reach - 1, reach - 1), reach, 0, np.logical_or)
     # The ink above and below, to either side for a slanted stroke
-    above, below = near[: len(band)], near[reach - 1 :]
+    height, width = band.shape
+    near = np.pad(near, ((0, 0), (reach, reach)))
+    above, below = near[:height], near[reach - 1 :]
     crossed = np.zeros_like(band)
     for shift in range(-reach // 2, reach // 2 + 1, 2):
-        crossed |= np.roll(above, shift, axis=1) & np.roll(below, -shift, axis=1)
+        left, right = reach - shift, reach + shift
+        crossed |= above[:, left : left + width] & below[:, right : right + width]
     return band & ~crossed
 
 
@@ -235,7 +238,8 @@ def without_desk(picture: Image.Image) -> Image.Image:
     Returns:
         It, or the same picture if there is no sheet on it.
     """
-    small = np.asarray(fit(picture, 128).convert("L"))
+    shrunk = fit(picture, 128)
+    small = np.asarray(shrunk.convert("L"))
     # Otsu's threshold: the one with the least variance on both its sides
     counts = np.bincount(small.ravel(), minlength=256)
     below = counts.cumsum()
@@ -256,7 +260,7 @@ def without_desk(picture: Image.Image) -> Image.Image:
     inside = ndimage.binary_erosion(sheet, iterations=3)
     if around.all() or not inside.any() or bright[~around].mean() > 0.1:
         return picture
-    color = np.asarray(fit(picture, 128))[inside]
+    color = np.asarray(shrunk)[inside]
     mask = Image.fromarray(inside).resize(picture.size)
     paint = tuple(np.median(np.atleast_2d(color.T), axis=1).astype(int).tolist())
     background = Image.new(picture.mode, picture.size, paint if len(paint) > 1 else paint[0])

@@ -16,7 +16,7 @@ SPECK = 0.005  # of a square as high as the line; less ink is left out
 
 THICKEST = 0.4  # of a digit's longer side, in the width of its strokes; a dot's is a half
 
-TOO_MUCH = UserError(f"there are over {MOST_PARTS} marks on the picture: crop to the writing")
+TOO_MUCH = f"there are over {MOST_PARTS} marks on the picture: crop to the writing"
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ def lines_of(ink: Ink) -> list[list[Part]]:
     tallest = max(part.ink.shape[0] for part in parts)
     large = [part for part in parts if part.ink.shape[0] >= LARGE * tallest]
     if len(large) > MOST_PARTS:
-        raise TOO_MUCH
+        raise UserError(TOO_MUCH)
     tops, bottoms, lefts, rights = np.array([(p.top, p.bottom, p.left, p.right) for p in large]).T
     heights = bottoms - tops
     down, least_height = _overlaps(tops, bottoms)
@@ -104,7 +104,7 @@ def _parts(ink: Ink) -> list[Part]:
     grown = np.where(ink.parts > 0, ink.parts, grown)
     places = ndimage.find_objects(grown)
     if sum(place is not None for place in places) > 10 * MOST_PARTS:
-        raise TOO_MUCH
+        raise UserError(TOO_MUCH)
     for number, where in enumerate(places, start=1):
         if where:
             own = np.where(grown[where] == number, ink.depth[where], 0)

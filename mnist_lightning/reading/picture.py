@@ -1,4 +1,4 @@
-"""A picture file, its contents or an array -> a picture: decoded, turned, on paper."""
+"""A picture file, its contents or an array -> a picture: decoded, turned, in RGB or gray."""
 
 import contextlib
 import io
@@ -41,7 +41,7 @@ class UnknownFormat(UserError):
 
 
 def to_picture(source: Source | Image.Image | np.ndarray) -> Image.Image:
-    """Return a decoded picture.
+    """Return a decoded picture in mode RGB, or L if all of it is gray.
 
     Args:
         source: What `open_picture` takes; a picture that Pillow has opened; or an array, `(H, W)`
@@ -60,8 +60,7 @@ def to_picture(source: Source | Image.Image | np.ndarray) -> Image.Image:
     shape = source.shape
     if not (source.ndim == 2 or source.ndim == 3 and shape[2] == 3):
         raise UserError(f"read takes {TAKES}; this is {shape}{_hint(shape)}")
-    _check_size(shape[1], shape[0])
-    return Image.fromarray(to_bytes(source))
+    return decode(Image.fromarray(to_bytes(source)))
 
 
 def to_bytes(values: np.ndarray) -> np.ndarray:
@@ -91,8 +90,7 @@ def open_picture(source: Source) -> Image.Image:
         source: The file's path or contents; its name's suffix does not matter.
 
     Returns:
-        The picture, of several frames or pages the first, in any of Pillow's modes, rotated as its
-        EXIF data says.
+        The picture, of several frames or pages the first, as `decode` returns it.
 
     Raises:
         UserError: If it is not such a picture, is damaged, or is too small or too large, also for
@@ -144,7 +142,14 @@ def count_pages(source: Source) -> int:
 
 
 def decode(picture: Image.Image) -> Image.Image:
-    """Return a copy of a picture, decoded and rotated as its EXIF data says.
+    """Return a copy of a picture, decoded, rotated as its EXIF data says, and on a background.
+
+    Args:
+        picture: In any of Pillow's modes; 16 or 32 bits are scaled by the brightest pixel.
+
+    Returns:
+        The picture in mode RGB, or L if all of it is gray. Behind ink on nothing it is white or
+        black, whichever contrasts more, and behind a sheet that was cut out the sheet's color.
 
     Raises:
         UserError: If it is damaged, too small or too large, also for memory.
@@ -152,12 +157,22 @@ def decode(picture: Image.Image) -> Image.Image:
     _check_size(*picture.size)
     try:
         with _decoding():
-            turned = ImageOps.exif_transpose(picture)
+            picture.load()
+            turned = _turn(picture)
+            _check_size(*turned.size)  # an HEIC file may state another one
+            return _flatten(turned)
     except MemoryError as error:
         width, height = picture.size
         raise UserError(f"not enough memory for {width}x{height} pixels") from error
-    _check_size(*turned.size)  # an HEIC file may state another one
-    return turned
+
+
+def _turn(picture: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(picture)
+    except MemoryError:
+        raise
+    except Exception:  # damaged EXIF data, its type depends on how: the pixels are sound
+        return picture.copy()
 
 
 def _open(source: Source) -> Image.Image:
@@ -272,22 +287,14 @@ def _hint(shape: tuple[int, ...]) -> str:
     return ": " * bool(hints) + "; ".join(hints)
 
 
-def flatten(picture: Image.Image) -> Image.Image:
-    """Convert any picture to RGB or gray, and put a background behind transparent pixels.
-
-    Args:
-        picture: In any of Pillow's modes; 16 or 32 bits are scaled by the brightest pixel.
-
-    Returns:
-        The picture in mode RGB, or L if all of it is gray. The background of ink on nothing is
-        white or black, whichever contrasts more; that of a sheet that was cut out is the sheet's
-        color.
-    """
+def _flatten(picture: Image.Image) -> Image.Image:
     if picture.mode[0] in "IF":  # 16 or 32 bits, of which any part of the range may be used
         values = np.nan_to_num(np.asarray(picture, dtype=np.float32), posinf=0, neginf=0)
         values -= min(values.min(), 0)
         values *= 255 / max(values.max(), 1e-9)
         picture = Image.fromarray(values.round().astype(np.uint8))
+    if picture.mode == "La":  # whose only way to others leads over LA
+        picture = picture.convert("LA")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         color = _background(picture)

@@ -26,10 +26,10 @@ import numpy as np
 from PIL import Image
 
 from mnist_lightning.errors import UserError
-from mnist_lightning.reading.picture import decode, flatten, open_pages, to_picture
+from mnist_lightning.reading.picture import decode, open_pages, to_picture
 from mnist_lightning.reading.segments import Search, Segment, find_segments
 
-AT_ONCE = 16  # files that a process is sent, and whose images are classified together
+AT_ONCE = 16  # files that a process is sent; and pictures whose images are classified together
 MOST_PIXELS = 4_000_000  # of the pictures that wait for the network; a larger one waits alone
 MOST_PROCESSES = 8  # more would wait for the network
 FEW = 32  # files that are read before the processes would have started
@@ -76,7 +76,7 @@ def search(
     def send(chunk: list[Any]) -> list[Pages]:
         worker = idle.get()
         try:
-            return _ask(worker, (chunk, all_pages), one_by_one)
+            return _ask(worker, ([_loaded(source) for source in chunk], all_pages), one_by_one)
         finally:
             idle.put(worker)
 
@@ -109,27 +109,41 @@ def _search(sources: list[Any], all_pages: bool, classify: Classify) -> list[Pag
                     picture = decoded()
                     num_pixels += picture.width * picture.height
                     begun.append((*_begin(picture), pages, page))
-                except (UserError, MemoryError) as error:  # the next page may be a good one
+                except (UserError, OSError, MemoryError) as error:  # the next may be a good one
                     pages[page] = error
+                if len(begun) == AT_ONCE or num_pixels > MOST_PIXELS:
+                    _finish(begun, classify)
+                    begun, num_pixels = [], 0
         except (UserError, OSError, MemoryError) as error:
             pages[page and page + 1] = error
-        if num_pixels > MOST_PIXELS:
-            _finish(begun, classify)
-            begun, num_pixels = [], 0
     _finish(begun, classify)
     return [dict(sorted(pages.items())) for pages in found]
+
+
+def _loaded(source: Any) -> Any:
+    """Return what another process can be sent: a picture decoded, or why it can't be."""
+    try:
+        return decode(source) if isinstance(source, Image.Image) else source
+    except (UserError, MemoryError) as error:
+        return error
 
 
 def _decoders(source: Any, all_pages: bool) -> Iterator[Callable[[], Image.Image]]:
     if all_pages:
         yield from (partial(decode, page) for page in open_pages(source))
     else:
-        yield partial(to_picture, source)
+        yield partial(_decoded, source)
+
+
+def _decoded(source: Any) -> Image.Image:
+    if isinstance(source, Exception):
+        raise source
+    return to_picture(source)
 
 
 def _begin(picture: Image.Image) -> tuple[Search, np.ndarray]:
     try:
-        steps = find_segments(flatten(picture))
+        steps = find_segments(picture)
         return steps, next(steps)
     except MemoryError as error:
         raise UserError(f"not enough memory for {picture.width}x{picture.height} pixels") from error

@@ -83,11 +83,14 @@ class MNISTClassifier(pl.LightningModule):
             raise UserError("lr_scheduler wants an optimizer: --optimizer Adam, say")
         if optimizer and (learning_rate, schedule) != (3e-3, "one_cycle"):
             raise UserError(
-                "an optimizer has a rate of its own: leave out learning_rate and schedule"
+                "an optimizer has a rate of its own: leave out learning_rate and schedule, or if a "
+                "file sets them, give --model.learning_rate 0.003 --model.schedule one_cycle"
             )
         for choice, module in ((optimizer, torch.optim), (lr_scheduler, torch.optim.lr_scheduler)):
             if choice:
                 _torchs_own(choice, module)
+        if schedule not in ("one_cycle", "constant"):
+            raise UserError(f"schedule {schedule} must be one_cycle or constant")
         if members < 1:
             raise UserError(f"members {members} must be 1 or more")
         if not 0 < learning_rate < math.inf:
@@ -101,8 +104,10 @@ class MNISTClassifier(pl.LightningModule):
         if network:
             for name, default in NETWORK_SETTINGS.items():
                 if convnet[name] != default:
+                    flag = f"--model.{name} {default}".replace(", ", ",")
                     raise UserError(
-                        f"{name} is of ConvNet, not of {network['class_path']}: leave it out"
+                        f"{name} is of ConvNet, not of {network['class_path']}: leave it out, or "
+                        f"if a file sets it, give its default, {flag}"
                     )
             networks = [build(network) for _ in range(members)]
             network = networks[0].settings
@@ -119,7 +124,7 @@ class MNISTClassifier(pl.LightningModule):
         self.schedule = "constant" if optimizer else schedule
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.metrics = nn.ModuleDict({"val": _metrics(), "test": _metrics()})
-        self.extra_accuracy = MulticlassAccuracy(10, average="micro")
+        self.extra_accuracy = MulticlassAccuracy(NUM_CLASSES, average="micro")
         self.losses = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
 
     def forward(self, pixels: Tensor) -> Tensor:

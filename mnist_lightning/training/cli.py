@@ -393,7 +393,10 @@ class CLI(LightningCLI):
             UserError: If no images are held out.
         """
         if not self.datamodule.val_size and self.datamodule.extra is None:
-            raise UserError("there are no validation images: data.val_size is 0")
+            raise UserError(
+                "there are no validation images: data.val_size is 0; of a run with own pictures "
+                "--data.extra FOLDER validates on those that it held out"
+            )
 
     def fit(self, **settings: Any) -> None:
         """Train."""
@@ -442,7 +445,8 @@ class CLI(LightningCLI):
                 lines.setdefault("see curves", [os.path.relpath(f"{logger.log_dir}/metrics.csv")])
         score = kept[0].best_model_score
         if score is not None:
-            num = len(self.datamodule.val_indices)  # whole writers are seldom just val_size
+            # Not val_size: whole writers are seldom just that, and limit_val_batches may hold
+            num = int(self.trainer.callback_metrics["val/images"])
             figures = {"errors": round((1 - float(score)) * num), "images": num}
             say(f"best epoch  {sentence({**figures, 'accuracy': float(score)}, 'validation')}")
         for name, words in lines.items():

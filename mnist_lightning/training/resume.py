@@ -3,7 +3,6 @@
 And which folder a run resumes in.
 """
 
-import csv
 import os
 import sys
 from collections.abc import Collection
@@ -20,6 +19,7 @@ from mnist_lightning.runs import (
     UNNAMED,
     newest_checkpoint,
     newest_run,
+    read_metrics,
     run_folder,
     version_folder,
     versions,
@@ -167,12 +167,9 @@ def keep_metrics(logger: CSVLogger, step: int) -> None:
         logger: The logger, before its first use.
         step: The first step that will come again.
     """
-    path = Path(logger.log_dir, "metrics.csv")
-    rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
-    for row in rows:
-        if int(row["step"]) < step:
-            values: Any = {name: float(row[name]) for name in row if row[name] and name != "step"}
-            logger.log_metrics(values, int(row["step"]))
+    for number, values in list(read_metrics(Path(logger.log_dir, "metrics.csv"))):
+        if number < step:
+            logger.log_metrics({**values}, number)
     logger.save()
 
 

@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import threading
 import warnings
 from pathlib import Path
 from types import FrameType
@@ -24,6 +25,7 @@ from mnist_lightning.checkpoint import read_checkpoint
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import replace_file
 from mnist_lightning.training.progress import is_interactive, say
+from mnist_lightning.untrusted import check_written
 
 STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")  # Windows has no SIGHUP
 
@@ -42,6 +44,9 @@ class SafeModelCheckpoint(ModelCheckpoint):
     Args:
         filename: The file's name, without `.ckpt`.
         settings: Those of Lightning's ModelCheckpoint.
+
+    Attributes:
+        cut_short_at: The step at which `SaveOnSignal` saved an epoch that a `Timer` cuts short.
     """
 
     def __init__(self, filename: str, **settings: Any) -> None:
@@ -52,6 +57,7 @@ class SafeModelCheckpoint(ModelCheckpoint):
             **settings,
         )
         self.resumes_in_place = False
+        self.cut_short_at: int | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find the folder, and whether the run has its file there already."""
@@ -64,7 +70,12 @@ class SafeModelCheckpoint(ModelCheckpoint):
         self.resumes_in_place = self.file_exists(self.format_checkpoint_name({}), trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save, unless there was no validation yet to tell which epoch is best."""
+        """Save, unless there was no validation yet to tell which epoch is best.
+
+        What is saved here goes on with the next epoch, so one that was cut short is not.
+        """
+        if trainer.global_step == self.cut_short_at:
+            return
         if self.monitor is None or self.monitor in trainer.callback_metrics:
             super().on_train_epoch_end(trainer, pl_module)
 
@@ -116,9 +127,17 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
 
         Raises:
             OSError: If it can't be written; the one before it is whole still.
+            UserError: If it holds what could not be read again, as a callback's state may.
         """
         contents = io.BytesIO()
         torch.save(checkpoint, contents)
+        try:
+            check_written(contents.getvalue())
+        except ValueError as error:
+            raise UserError(
+                f"a checkpoint can't hold what this run would save, {error}: let callbacks and "
+                "hyperparameters keep plain values and tensors"
+            ) from error
         folder = Path(path).parent
         folder.mkdir(parents=True, exist_ok=True)
         self.folders.add(folder.resolve())
@@ -215,7 +234,7 @@ class CheckMonitors(Callback):
 
 
 class SaveOnSignal(Callback):
-    """Ends well on SIGTERM, SIGHUP or Ctrl-C, with `last.ckpt` saved.
+    """Ends well on SIGTERM, SIGHUP, Ctrl-C or a `Timer`'s end, with `last.ckpt` saved.
 
     The exit code is the shell's for the signal, 143, 129 or 130, so that a scheduler sees that the
     run is not done; `Trainer` keeps a notebook from exiting. A second signal acts at once. A signal
@@ -225,7 +244,7 @@ class SaveOnSignal(Callback):
         last: The callback that keeps `last.ckpt`.
     """
 
-    def __init__(self, last: ModelCheckpoint) -> None:
+    def __init__(self, last: SafeModelCheckpoint) -> None:
         self.last = last
         self.received: signal.Signals | None = None
         self.terminals: list[int] = []
@@ -235,6 +254,8 @@ class SaveOnSignal(Callback):
         # Lightning's own SIGTERM handler exits with 0, and talks to the other processes within it.
         self.received = signal.SIGTERM if trainer.received_sigterm else None
         self.terminals = [stream for stream in (1, 2) if os.isatty(stream)]
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python lets no other thread take over signals
         for number in signal.Signals:
             if number.name in STOP_SIGNALS and signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._receive)
@@ -250,15 +271,19 @@ class SaveOnSignal(Callback):
         """Save and stop, unless the step is an epoch's last: the epoch's own save comes soon."""
         # Where steps are not waited for, ranks that ask each other would wait for each.
         waits = trainer.world_size > 1 and pl_module.device.type != "cpu"
-        if waits and (batch_idx + 1) % LOOK_EVERY:
+        stops = trainer.should_stop  # a Timer's time is up, on all ranks
+        if waits and not stops and (batch_idx + 1) % LOOK_EVERY:
             return
         told = self._any_told(trainer)
         # Half of an accumulated gradient is in no checkpoint, so such a step is finished first.
         whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if told and whole and not trainer.is_last_batch:
-            _log_step(trainer)
+        if (told or stops) and whole and not trainer.is_last_batch:
+            if told:
+                _log_step(trainer)
             trainer.save_checkpoint(f"{self.last.dirpath}/last.ckpt", weights_only=False)
-            self._exit(trainer)
+            if told:
+                self._exit(trainer)
+            self.last.cut_short_at = trainer.global_step
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop between two epochs, with the first one's checkpoint."""

@@ -51,9 +51,13 @@ class Throughput(Callback):
 
     After ten batches of a run of more than a minute, or an epoch of fewer, on a CPU and in float32,
     it says if bfloat16 would be faster.
+
+    Attributes:
+        has_begun: Whether a batch was finished, in this process and not before a resume.
     """
 
     def __init__(self) -> None:
+        self.has_begun = False
         self.images = self.batches = 0
         self.started: float | None = None
         self.advises = True
@@ -75,6 +79,7 @@ class Throughput(Callback):
     ) -> None:
         """Count the batch, and log at the epoch's last."""
         assert self.started is not None
+        self.has_begun = True
         # An ensemble takes each image once for every member.
         images = len(batch[1]) // getattr(pl_module, "members", 1)
         self.images += images * trainer.world_size

@@ -17,7 +17,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar, Timer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -97,7 +97,8 @@ class Trainer(pl.Trainer):
         warnings.filterwarnings("ignore", message=".*smaller than the logging interval")
         drop_unwanted_lines()
         given = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
-        always: list[Callback] = [Throughput(), Record(), Settings()]
+        self.throughput = Throughput()
+        always: list[Callback] = [self.throughput, Record(), Settings()]
         self.differences = ""  # from base.yaml, as the command line finds them
         self.kept: list[SafeModelCheckpoint] = []
         self.folder: str | None = None
@@ -110,6 +111,9 @@ class Trainer(pl.Trainer):
             last = SafeModelCheckpoint("last")
             self.kept = [best, last]
             first += [FollowUntilAveraged(), CheckMonitors(last)]
+            if settings.get("max_time") and not any(isinstance(each, Timer) for each in given):
+                # Lightning's own would come after what saves when the time is up
+                first.append(Timer(settings.pop("max_time")))
             always = [SaveOnSignal(last), *always, *self.kept]
         has_bar = any(isinstance(callback, ProgressBar) for callback in given)
         if enable_progress_bar is None:
@@ -144,7 +148,9 @@ class Trainer(pl.Trainer):
             )
         asked = self.num_devices * self.num_nodes
         # Lightning refuses too many tasks, and trains on one if there is one.
-        tasks = int(os.environ["SLURM_NTASKS"]) if SLURMEnvironment.detect() else asked
+        environment = getattr(self.strategy, "cluster_environment", None)
+        is_slurm = isinstance(environment, SLURMEnvironment)  # not torchrun within a SLURM job
+        tasks = int(os.environ["SLURM_NTASKS"]) if is_slurm else asked
         if tasks < asked:
             raise MisconfigurationException(
                 f"SLURM started {tasks} task(s) for {asked} devices: give srun --nodes "
@@ -192,7 +198,7 @@ class Trainer(pl.Trainer):
             with _session_kept():
                 super().fit(*arguments, **settings)
         except BaseException:
-            for folder in claimed if self.fit_loop.total_batch_idx < 0 else []:  # no batch was seen
+            for folder in claimed if not self.throughput.has_begun else []:
                 if not any(folder.rglob("*.ckpt")):
                     shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -317,6 +323,8 @@ class Trainer(pl.Trainer):
                 return super().predict(*arguments, **settings)
         output = Path(output)
         given = signature(pl.Trainer.predict).bind(self, *arguments, **settings).arguments
+        if given.get("return_predictions") is False:
+            raise UserError("return_predictions False leaves nothing to write: leave it out")
         data = given.get("datamodule") or given.get("dataloaders")
         inputs = filter(None, [given.get("ckpt_path"), getattr(data, "pseudo_labels", None)])
         check_output(output, MARK, inputs, overwrite, flag="--overwrite true")
