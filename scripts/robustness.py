@@ -46,7 +46,7 @@ ROWS = {
 }
 
 # More lines can't be told apart.
-DRAWN = ("article", "base_60000_unstandardized", "record_convnet", "wild")
+DRAWN = ("article", "base_60000_unstandardized", "base_60000", "wild")
 
 # Kind of change: its unit, and its levels; the first of each changes nothing.
 GRID: dict[str, tuple[str, list[float]]] = {
