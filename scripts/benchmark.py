@@ -36,6 +36,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import writers
 from PIL import Image
 from rivals import (
     BASE,
@@ -140,7 +141,7 @@ def train(case: Case, turns: int) -> Rows:
         "obvious port, not augmented": partial(fresh, obvious_port, case, False),
         "machine's limit": partial(fresh, machine_limit, case),
     }
-    if find_spec("tensorflow") and not case.config:
+    if case.keras and not case.config:
         rows["Keras"] = partial(fresh, keras_port, case)
     rates = take_turns(rows, turns)
     return [
@@ -154,8 +155,9 @@ def train(case: Case, turns: int) -> Rows:
 def accuracy(case: Case, turns: int) -> Rows:
     """Time whole runs to a mean accuracy on writers held out, each by its shortest schedule.
 
-    A schedule is a number of epochs, at whose end the accuracy counts. A turn is a seed. All are
-    given one epoch; those that miss the goal are given one more, from the start.
+    `fit` takes its configuration's images a step, the others 64, as tutorials do. A schedule is a
+    number of epochs, at whose end the accuracy counts. A turn is a seed. All are given one epoch;
+    those that miss the goal are given one more, from the start.
     """
     data = case.by_writer()
     ways: dict[str, Callable[[int, int], float]] = {
@@ -204,8 +206,8 @@ def timed(way: Callable[[int, int], float], epochs: int, seeds: Iterator[int]) -
 
 def fit_accuracy(case: Case, epochs: int, seed: int) -> float:
     """Run the real command; return its accuracy on writers held out."""
-    flags = ["--data.split=writers", "--data.val_size=15000", f"--seed_everything={seed}"]
-    flags += [f"--trainer.max_epochs={epochs}", f"--trainer.check_val_every_n_epoch={epochs}"]
+    flags = [*writers.FLAGS, f"--seed_everything={seed}", f"--trainer.max_epochs={epochs}"]
+    flags.append(f"--trainer.check_val_every_n_epoch={epochs}")
     return run_fit(case, *flags)[0]["val/accuracy"][1][-1]
 
 
@@ -430,31 +432,45 @@ def header(case: Case, turns: int) -> str:
     )
 
 
+OPTIONS: dict[str, Any] = {
+    "turns": {"type": int, "default": 5, "help": "turns of each row (default: 5)"},
+    "batch": {"type": int, "default": Case.batch, "help": "images a step (default: 64)"},
+    "steps": {"type": int, "default": Case.steps, "help": "steps of a turn (default: 60)"},
+    "config": {"type": Path, "help": "configuration to lay over base.yaml"},
+    "goal": {"type": float, "default": Case.goal, "help": "accuracy (default: 0.99)"},
+    "keras": {"default": Case.keras, "help": "a Python that has tensorflow-cpu and scipy"},
+}
+SUBCOMMANDS: dict[Callable[[Case, int], Rows], tuple[str, ...]] = {
+    train: ("batch", "steps", "config"),
+    accuracy: ("config", "goal", "keras"),
+    parts: ("batch", "steps", "config"),
+    predict: ("config",),
+    read: (),
+    start: (),
+    scale: ("batch", "steps", "config"),
+}
+
+
 def main() -> None:
     """Parse the command line, measure, and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--turns", type=int, default=5, help="turns of each row (default: 5)")
-    shared.add_argument("--batch", type=int, default=64, help="images a step (default: 64)")
-    shared.add_argument("--steps", type=int, default=60, help="steps of a turn (default: 60)")
-    shared.add_argument("--config", type=Path, help="configuration to lay over base.yaml")
-    keras = sys.executable if find_spec("tensorflow") else None
-    shared.add_argument("--keras", default=keras, help="a Python that has tensorflow-cpu and scipy")
-    shared.add_argument("--goal", type=float, default=0.99, help="of `accuracy` (default: 0.99)")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for function in (train, accuracy, parts, predict, read, start, scale):
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for function, names in SUBCOMMANDS.items():
         assert function.__doc__
         command = commands.add_parser(
-            function.__name__, parents=[shared], help=function.__doc__, description=function.__doc__
+            function.__name__, help=function.__doc__, description=function.__doc__
         )
         command.set_defaults(function=function)
-    options = parser.parse_args()
+        for name in ("turns", *names):
+            command.add_argument(f"--{name}", **OPTIONS[name])
+    options = vars(parser.parse_args())
+    function, turns = options.pop("function"), options.pop("turns")
 
-    case = Case(options.config, options.batch, options.steps, options.goal, options.keras)
-    head = header(case, options.turns)
-    rows = options.function(case, options.turns)
+    case = Case(**options)
+    head = header(case, turns)
+    rows = function(case, turns)
     print(f"{head}\n")
     print(f"| {' | '.join(rows[0])} |")
     print(f"|{'---|' * len(rows[0])}")

@@ -30,13 +30,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import writers
 from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
 from mnist_lightning import load, read_images
 from mnist_lightning.data import datasets
-from mnist_lightning.data.batches import stratified_sample, writers_sample
+from mnist_lightning.data.batches import stratified_sample
 from mnist_lightning.errors import UserError
 from mnist_lightning.network import Ensemble, Network
 from mnist_lightning.reading.reader import read_each
@@ -45,7 +46,6 @@ from mnist_lightning.reading.segments import find_digit
 ROOT = Path("data")
 A_DIGIT = 20  # pictures to learn from
 OTHERS = 1000  # pictures of the made hand to measure
-HELD_OUT = 15_000
 ZOOM = 4  # pixels of a picture for one of MNIST's
 
 Picture = Image.Image
@@ -88,8 +88,8 @@ def hand(
             *([small(image) for image in images[taught]], labels[taught]),
             *([small(image) for image in images[others]], labels[others]),
         )
-    images, labels = (each.numpy() for each in datasets.read(ROOT, "MNIST", train=True))
-    held_out = held_out_writers(labels)
+    tensors = datasets.read(ROOT, "MNIST", train=True)
+    held_out, (images, labels) = writers.held_out(tensors[1]), (each.numpy() for each in tensors)
     taught = few(labels, np.setdiff1d(np.arange(len(labels)), held_out), seed)
     if chooses:
         measured, true = images[held_out], labels[held_out]
@@ -106,11 +106,6 @@ def few(labels: np.ndarray, indices: np.ndarray, seed: int) -> np.ndarray:
     """Choose `A_DIGIT` images of each digit."""
     classes = (indices[labels[indices] == digit] for digit in range(10))
     return np.concatenate([stratified_sample(labels, c, A_DIGIT, seed) for c in classes])
-
-
-def held_out_writers(labels: np.ndarray) -> np.ndarray:
-    """Return the images that `--data.split writers --data.val_size 15000` holds out."""
-    return writers_sample(datasets.read_writers(ROOT, torch.from_numpy(labels)), HELD_OUT, 0)
 
 
 def images_of(pictures: Sequence[Picture], labels: np.ndarray) -> tuple[Tensor, np.ndarray]:
@@ -155,9 +150,9 @@ def main() -> None:
     first = load(options.start) if chooses else load()
     if chooses:
         images, labels = datasets.read(ROOT, "MNIST", train=True)
-        held_out = held_out_writers(labels.numpy())
+        held_out = writers.held_out(labels)
         kept = images[held_out], labels.numpy()[held_out]
-        settings += ["--data.split", "writers", "--data.val_size", str(HELD_OUT)]
+        settings += writers.FLAGS
     else:
         images, labels = datasets.read_test_set()
         kept = images, labels.numpy()
@@ -189,7 +184,7 @@ def main() -> None:
         print({n: round(v, 5) if isinstance(v, float) else v for n, v in row.items()}, flush=True)
         rows.append(row)
     print("\n| | mean | standard deviation | n |\n|---|---|---|---|")
-    for name in rows[0].keys() - {"seed"}:
+    for name in list(rows[0])[1:]:  # not the seed
         values = [row[name] for row in rows]
         deviation = statistics.stdev(values) if len(values) > 1 else 0
         print(f"| {name} | {statistics.mean(values):.4g} | {deviation:.2g} | {len(values)} |")

@@ -16,15 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import writers
 from PIL import Image, ImageDraw
 
 from mnist_lightning.checkpoint import load
 from mnist_lightning.data import datasets
 from mnist_lightning.errors import UserError
-from mnist_lightning.reading.reader import read
+from mnist_lightning.reading.reader import read, read_images
 
 ZOOM = 5  # pixels of a picture for one of MNIST's
-HELD_OUT = 15_000
 Digits = list[np.ndarray]
 Make = Callable[[Digits, np.random.Generator], Image.Image]
 
@@ -242,18 +242,21 @@ def main() -> None:
     parser.add_argument("--set", choices=("test", "train"), default="test", help="whose digits")
     parser.add_argument("--num", type=int, default=1000, help="pictures of each kind")
     parser.add_argument("--seed", type=int, default=0, help="of all that is random")
-    parser.add_argument("--ckpt_path", nargs="*", default=[], help="as `read` takes it")
+    parser.add_argument("--ckpt_path", action="append", default=[], help="as `read` takes it")
     parser.add_argument("--save", help="a folder for the pictures that are misread")
     parser.add_argument("kinds", nargs="*", default=list(KINDS), help="which kinds")
     options = parser.parse_args()
+    for kind in set(options.kinds) - set(KINDS):
+        parser.error(f"no kind is {kind!r}: choose of {', '.join(KINDS)}")
     network = load(*options.ckpt_path)
     if options.set == "train":
         datasets.prepare(Path("data"), "MNIST")
         images, labels = datasets.read(Path("data"), "MNIST", train=True)
-        held_out = datasets.held_out(Path("data"), labels, HELD_OUT, "writers", 0)
+        held_out = writers.held_out(labels)
         images, labels = images[held_out], labels[held_out]
     else:
         images, labels = datasets.read_test_set()
+    read_images(images[:1], network)  # refuses a network whose answers are no numbers
     print("| pictures | right | of the wrong ones, all digits over 90% sure |\n|---|---|---|")
     for kind in options.kinds:
         right, sure = 0, 0

@@ -175,8 +175,9 @@ def page(read: Callable[[str], list[dict[str, Any]]]) -> str:
         UserError: If an ensemble does not consist of all of its row's seeds.
     """
     parts, commands, machines = [INTRODUCTION], [], set()
+    every = {name: read(name) for *_, names in TABLES for name in names}
     for title, text, names in TABLES:
-        rows = [(name, read(name)) for name in names]
+        rows = [(name, every[name]) for name in names]
         rows = [(name, lines) for name, lines in rows if lines and "test/accuracy" in lines[0]]
         if not rows:
             continue
@@ -189,8 +190,7 @@ def page(read: Callable[[str], list[dict[str, Any]]]) -> str:
             sets = {line["predict"] for line in lines if "predict" in line}
             predict = "".join(f" --predict {set_}" for set_ in sets)
             fit = [lines[0]["command"].removeprefix("fit "), *since_changed(lines[0])]
-            every = [line for *_, table in TABLES for other in table for line in read(other)]
-            together = [line for line in every if line.get("of") == name]
+            together = [line for each in every.values() for line in each if line.get("of") == name]
             for line in together:
                 if line["seeds"] != [int(seed) for seed in seeds.split()]:
                     raise UserError(

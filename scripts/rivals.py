@@ -6,11 +6,14 @@ them, each turn in a new process.
 
 import math
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import lightning.pytorch as pl
@@ -19,11 +22,12 @@ import torch.nn.functional as F
 import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
+from writers import SPLIT
 
 from mnist_lightning.checkpoint import NETWORK_SETTINGS
 from mnist_lightning.data.augment import warp
 from mnist_lightning.data.module import MNISTDataModule
-from mnist_lightning.network import ConvNet, to_pixels
+from mnist_lightning.network import ConvNet, Network, to_pixels
 from mnist_lightning.runs import read_curves
 from mnist_lightning.training.speed import Throughput, keep_freed_memory
 
@@ -39,14 +43,14 @@ class Case:
         batch: Images per step.
         steps: Steps per epoch.
         goal: Accuracy to reach on writers held out.
-        keras: A Python that has TensorFlow, or None.
+        keras: A Python that has TensorFlow, or None; this one if it has.
     """
 
     config: Path | None = None
     batch: int = 64
     steps: int = 60
     goal: float = 0.99
-    keras: str | None = None
+    keras: str | None = sys.executable if find_spec("tensorflow") else None
 
     @property
     def images(self) -> int:
@@ -59,7 +63,7 @@ class Case:
         return [BASE, self.config] if self.config else [BASE]
 
     def settings(self, part: str) -> dict[str, Any]:
-        """Return the configurations' settings of `model`, `data` or `trainer`."""
+        """Return the configurations' settings of `model`, `network`, `data` or `trainer`."""
         settings: dict[str, Any] = {}
         for path in self.configs:
             settings |= yaml.safe_load(path.read_text()).get(part, {})
@@ -70,9 +74,12 @@ class Case:
         """Whether the configurations set half precision."""
         return self.settings("trainer").get("precision") == "bf16-mixed"
 
-    def network(self) -> ConvNet:
+    def network(self) -> Network:
         """Return the network with its initial weights, on the CPU."""
-        model = self.settings("model")
+        model, network = self.settings("model"), self.settings("network")
+        if network:
+            class_: type[Network] = resolve_name(network["class_path"])
+            return class_(**network.get("init_args", {}))
         return ConvNet(**{name: model[name] for name in NETWORK_SETTINGS})
 
     def data(self) -> MNISTDataModule:
@@ -85,7 +92,7 @@ class Case:
 
     def by_writer(self) -> MNISTDataModule:
         """Return all training images, a quarter held out by their writers, set up."""
-        data = MNISTDataModule(split="writers", val_size=15_000)
+        data = MNISTDataModule(**SPLIT)
         data.prepare_data()
         data.setup("fit")
         return data
@@ -164,7 +171,7 @@ def _train_port(
     epochs: int,
     folder: str,
     *callbacks: pl.Callback,
-) -> ConvNet:
+) -> Network:
     from torch.utils.data import DataLoader, Subset
     from torchvision import datasets, transforms
 
@@ -186,7 +193,7 @@ def _train_port(
 class ObviousModule(pl.LightningModule):
     """The same network in a LightningModule as tutorials write it."""
 
-    def __init__(self, network: ConvNet) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 

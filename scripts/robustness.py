@@ -242,10 +242,11 @@ def page(rows: dict[str, Row]) -> str:
         for kind, (unit, levels) in GRID.items()
         for i in sorted(range(len(levels)), key=lambda i: levels[i])
     }
-    grid["**mean**"] = [
-        mean([share for levels in row["grid"].values() for level in levels for share in level])
-        for row in rows.values()
-    ]
+    means = {}
+    for name, row in rows.items():
+        levels = (level for levels in row["grid"].values() for level in levels)
+        means[name] = mean([share for level in levels for share in level])
+    grid["**mean**"] = list(means.values())
 
     def sets(name: str, kinds: Iterable[str]) -> dict[str, list[str]]:
         lines = {
@@ -263,7 +264,7 @@ def page(rows: dict[str, Row]) -> str:
     return TEMPLATE.format(
         threshold=load().no_digit_below,
         networks=networks,
-        wild=grid["**mean**"][list(rows).index("wild")],
+        wild=means.get("wild", "not measured"),
         grid=table("change", grid),
         corruptions=table("MNIST-C", sets("corruptions", CORRUPTIONS)),
         confident=table("90% or more", sets("confident", KINDS)),

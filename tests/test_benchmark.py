@@ -59,6 +59,6 @@ def test_each_is_given_the_fewest_epochs_whose_mean_over_the_seeds_reaches_the_g
     monkeypatch.setattr(benchmark, "fit_accuracy", fit_accuracy)
     monkeypatch.setattr(Case, "by_writer", lambda case: None)
     monkeypatch.setattr(benchmark, "fresh", lambda _, case, augment, *__: 0.5 if augment else 0.99)
-    fit, port, plain_port = benchmark.accuracy(Case(), 2)
+    fit, port, plain_port = benchmark.accuracy(Case(keras=None), 2)
     assert ran == [(1, 0), (1, 1), (2, 0), (2, 1)] and fit["epochs"] == 2
     assert port["epochs"] == "more than 10" and plain_port["epochs"] == 1

@@ -14,9 +14,9 @@ is to choose by luck; `--set test` is for when all is decided.
 from pathlib import Path
 from typing import Any
 
-from mnist_lightning.commands.terminal import Parser, add_network
+from mnist_lightning.commands.terminal import make_parser
 from mnist_lightning.errors import UserError
-from mnist_lightning.text import printable, program
+from mnist_lightning.text import printable
 
 # Settings that name a run's validation images, as a file has them that is older than they are.
 SPLIT = {"dataset": "MNIST", "val_size": 0, "split": "random", "split_seed": 0}
@@ -24,11 +24,7 @@ SPLIT = {"dataset": "MNIST", "val_size": 0, "split": "random", "split_seed": 0}
 
 def main(arguments: list[str]) -> None:
     """Run the command line."""
-    parser = Parser(
-        prog=f"{program()} compare",
-        description=(__doc__ or "").partition("\n")[0],
-        allow_abbrev=False,
-    )
+    parser = make_parser("compare", __doc__, ckpt_path=False)
     for name in ("first", "second"):
         parser.add_argument(name, help="a checkpoint that fit wrote, or a .safetensors file")
     parser.add_argument(
@@ -38,7 +34,6 @@ def main(arguments: list[str]) -> None:
         help="which images (default: %(default)s)",
     )
     parser.add_argument("--data_root", type=Path, default=Path("data"), help="the data's folder")
-    add_network(parser)
     options = parser.parse_args(arguments)
     lines = compare((options.first, options.second), options.set, options.data_root)
     print("\n".join(map(printable, lines)))

@@ -46,6 +46,7 @@ from mnist_lightning.commands.terminal import make_parser, need
 from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.data.own import MOST_KEPT, count_kept, keep
 from mnist_lightning.errors import UserError
+from mnist_lightning.figures.measures import map_layers
 from mnist_lightning.files import check_folder
 from mnist_lightning.network import to_pixels
 from mnist_lightning.reading.picture import (
@@ -263,8 +264,8 @@ def watch(network: nn.Module) -> dict[str, Tensor]:
     """Keep the output of the first layers whenever the network is used.
 
     Args:
-        network: Any; its first two ReLUs count, or convolutions if it calls a function for ReLU,
-            and of an ensemble the first network's.
+        network: Any, in eval mode; the first two of `map_layers` count, of an ensemble the first
+            network's.
 
     Returns:
         Under the names in `LAYERS`, each one's feature maps of the first image of the latest batch,
@@ -277,8 +278,8 @@ def watch(network: nn.Module) -> dict[str, Tensor]:
             maps.setdefault(layer, output[0])  # by views there are more, of shifted images
 
     network.register_forward_pre_hook(lambda *_: maps.clear())
-    of_kind = [[m for m in network.modules() if isinstance(m, k)] for k in (nn.ReLU, nn.Conv2d)]
-    for layer, module in zip(LAYERS, of_kind[0] or of_kind[1], strict=False):
+    for layer, name in zip(LAYERS, map_layers(network), strict=False):
+        module = network.get_submodule(name)
         module.register_forward_hook(lambda _, __, output, layer=layer: keep(layer, output))
     return maps
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from mnist_lightning import figures
@@ -163,9 +163,9 @@ def _drawings(
     return drawings
 
 
-def _drawable(network: nn.Module, layer: str | None) -> set[str]:
+def _drawable(network: Network | Ensemble, layer: str | None) -> set[str]:
     """Return which of `LEARNED` can be drawn; maps of a layer that is asked for always can."""
-    return figures.drawable(network) | ({"feature_maps"} if layer else set())
+    return figures.drawable(networks_of(network)[0]) | ({"feature_maps"} if layer else set())
 
 
 def _drawings_of_run(run: dict[str, Any], curves: Curves, pixels: Tensor, label: int) -> Drawings:

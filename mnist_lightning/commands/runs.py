@@ -11,22 +11,17 @@ not say is a dash.
 import sys
 from pathlib import Path
 
-from mnist_lightning.commands.terminal import Parser, add_network
+from mnist_lightning.commands.terminal import make_parser
 from mnist_lightning.errors import UserError
 from mnist_lightning.runs import Run, find_runs
-from mnist_lightning.text import printable, program
+from mnist_lightning.text import printable
 
 
 def main(arguments: list[str]) -> None:
     """Run the command line."""
-    parser = Parser(
-        prog=f"{program()} runs",
-        description=(__doc__ or "").partition("\n")[0],
-        allow_abbrev=False,
-    )
+    parser = make_parser("runs", __doc__, ckpt_path=False)
     help_ = "a folder of runs, at any depth (default: %(default)s)"
     parser.add_argument("folder", type=Path, nargs="?", default=Path("runs"), help=help_)
-    add_network(parser)
     folder = parser.parse_args(arguments).folder
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")

@@ -21,37 +21,29 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {printable(name_nearest(message, self.format_help()))}\n")
 
 
-def make_parser(name: str, description: str | None, writes: bool = False) -> Parser:
-    """Return the parser of a command that uses a network, with `--ckpt_path`.
+def make_parser(
+    name: str, description: str | None, writes: bool = False, ckpt_path: bool = True
+) -> Parser:
+    """Return the parser of a command that uses networks, with `--network`.
 
     Args:
         name: The command's.
         description: Its module's docstring; the first line is shown.
         writes: Whether it writes files, and so has `--overwrite`.
+        ckpt_path: Whether it uses a network of the user's choice, and so has `--ckpt_path`.
     """
     parser = Parser(
         prog=f"{program()} {name}",
         description=(description or "").partition("\n")[0],
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--ckpt_path",
-        action="append",
-        default=[],
-        help="a checkpoint, given again for an ensemble (default: the network that is shipped)",
-    )
-    add_network(parser)
-    if writes:
+    if ckpt_path:
         parser.add_argument(
-            "--overwrite",
-            action="store_true",
-            help="replace files that mnist_lightning did not write",
+            "--ckpt_path",
+            action="append",
+            default=[],
+            help="a checkpoint, given again for an ensemble (default: the network that is shipped)",
         )
-    return parser
-
-
-def add_network(parser: argparse.ArgumentParser) -> None:
-    """Add `--network`, which imports a class that a checkpoint may then name."""
     parser.add_argument(
         "--network",
         action="append",
@@ -59,6 +51,13 @@ def add_network(parser: argparse.ArgumentParser) -> None:
         metavar="my.Net",
         help="the class of a checkpoint's network, if it is one of your own: it is imported",
     )
+    if writes:
+        parser.add_argument(
+            "--overwrite",
+            action="store_true",
+            help="replace files that mnist_lightning did not write",
+        )
+    return parser
 
 
 def need(*packages: str) -> None:

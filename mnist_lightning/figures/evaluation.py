@@ -68,7 +68,7 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, names: Sequence[str] = C
             axes.text(column, row, f"{count:,}", ha="center", va="center", color=color)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_ticks(range(NUM_CLASSES), names)
-        axis.set_ticks(np.arange(0.5, 9), minor=True)
+        axis.set_ticks(np.arange(0.5, NUM_CLASSES - 1), minor=True)
     if are_long(names):
         axes.tick_params(axis="x", labelrotation=90)
     axes.grid(which="minor")
@@ -265,10 +265,11 @@ def page(
         picture: uint8 `(H, W)` or `(H, W, 3)`.
         boxes: Left, top, right and bottom of each, in pixels.
         texts: As many.
-        title: The figure's.
+        title: The figure's; shown is what of it fits into a line.
     """
     from matplotlib.patches import Rectangle
 
+    title = title if len(title) <= 66 else f"{title[:63]}..."
     height, width = picture.shape[:2]
     inches = min(7.26, 6 * width / height)
     figure = new_figure(

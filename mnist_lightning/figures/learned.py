@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mnist_lightning.figures.measures import layer_output
+from mnist_lightning.figures.measures import layer_output, map_layers
 from mnist_lightning.figures.style import (
     PIXELS,
     add_color_bar,
@@ -53,9 +53,13 @@ def augmentation(original: Tensor, changed: Tensor) -> "Figure":
 
 
 def drawable(network: nn.Module) -> set[str]:
-    """Return which of `filters`, `feature_maps` and `layers` a network has the layers for."""
-    names = {"filters", "layers"} if _names(network, nn.Conv2d) else set[str]()
-    return names | ({"feature_maps"} if _answering(network) else set())
+    """Return which of `filters`, `feature_maps` and `layers` a network has the layers for.
+
+    Args:
+        network: In eval mode.
+    """
+    names = {"filters"} if _convolutions(network) else set[str]()
+    return names | ({"feature_maps", "layers"} if map_layers(network) else set())
 
 
 @house_style()
@@ -68,7 +72,7 @@ def filters(network: nn.Module) -> "Figure":
     Returns:
         One panel with a tile for each filter, on one scale around 0.
     """
-    name = _names(network, nn.Conv2d)[0]
+    name = _convolutions(network)[0]
     weights = network.get_parameter(f"{name}.weight").detach().float().cpu()[:, 0]
     size = " × ".join(map(str, weights.shape[1:]))
     limit = float(weights.abs().max())
@@ -93,7 +97,7 @@ def feature_maps(network: nn.Module, pixels: Tensor, layer: str | None = None) -
     Args:
         network: In eval mode.
         pixels: float `(1, H, W)` in [0, 1].
-        layer: A name in `network.named_modules()`; None for the first ReLU.
+        layer: A name in `network.named_modules()`; None for the first of `map_layers`.
 
     Returns:
         Two panels: the image, and a tile for each channel, on one scale; a dense layer's units are
@@ -102,7 +106,7 @@ def feature_maps(network: nn.Module, pixels: Tensor, layer: str | None = None) -
     Raises:
         UserError: If the network has no such layer; the message lists those that it has.
     """
-    layer = layer or _answering(network)[0]
+    layer = layer or map_layers(network)[0]
     maps = _maps(network, pixels, layer)
     columns = max(8, math.ceil(math.sqrt(2 * len(maps))))
     active = int((maps.flatten(1) > 0).any(dim=1).sum())
@@ -123,7 +127,7 @@ def feature_maps(network: nn.Module, pixels: Tensor, layer: str | None = None) -
 
 @house_style()
 def layers(network: nn.Module, pixels: Tensor, num_maps: int = 10) -> "Figure":
-    """Return a figure of each convolution's channels, after ReLU, for one image.
+    """Return a figure of the channels of each of `map_layers` for one image.
 
     Those with the largest sum of activations come first.
 
@@ -135,17 +139,15 @@ def layers(network: nn.Module, pixels: Tensor, num_maps: int = 10) -> "Figure":
     Returns:
         One row of tiles for each layer, each row on its own scale.
     """
-    rows = [(name, _maps(network, pixels, name)) for name in _answering(network)]
-    rows = [(name, maps) for name, maps in rows if maps[0].numel() > 1]  # no dense layers
-
+    rows = [("pixels", pixels)]
+    rows += [(name, _maps(network, pixels, name)) for name in map_layers(network)]
     figure = new_figure(
-        (7.5, 0.7 + 0.75 * (len(rows) + 1)),
+        (7.5, 0.7 + 0.75 * len(rows)),
         "One image on its way through the network",
         f"up to {num_maps} channels of each layer, the largest sum of activations first; "
         "a row on its own scale",
     )
-    panels = figure.subplots(len(rows) + 1, 1)
-    rows.insert(0, ("pixels", pixels))
+    panels = figure.subplots(len(rows), 1)
     for axes, (name, maps) in zip(panels, rows, strict=True):
         strongest = maps.flatten(1).sum(dim=1).argsort(descending=True, stable=True)[:num_maps]
         style = PIXELS if maps is pixels else {"cmap": "viridis"}
@@ -162,14 +164,9 @@ def layers(network: nn.Module, pixels: Tensor, num_maps: int = 10) -> "Figure":
     return figure
 
 
-def _names(network: nn.Module, kind: type[nn.Module]) -> list[str]:
-    """Return the names of a network's layers of a type, in order."""
-    return [name for name, module in network.named_modules() if isinstance(module, kind)]
-
-
-def _answering(network: nn.Module) -> list[str]:
-    """Return the names of a network's ReLUs, or of its convolutions if it calls a function."""
-    return _names(network, nn.ReLU) or _names(network, nn.Conv2d)
+def _convolutions(network: nn.Module) -> list[str]:
+    """Return the names of a network's convolutions, in order."""
+    return [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
 
 
 def _maps(network: nn.Module, pixels: Tensor, layer: str) -> Tensor:

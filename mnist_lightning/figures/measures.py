@@ -1,5 +1,7 @@
 """Numbers for the figures: a layer's output, which pixels mattered, how certain a share is."""
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -7,24 +9,49 @@ import torch
 from torch import Tensor, nn
 
 from mnist_lightning.errors import UserError
+from mnist_lightning.sizes import SIDE
 
 
 def layer_output(network: nn.Module, pixels: Tensor, layer: str) -> Tensor:
     """Return a layer's output for pixels `(B, 1, H, W)`, computed without gradients.
 
     Raises:
-        UserError: If the network has no such layer; the message names those that it has.
+        UserError: If the network has no such layer, the message names those that it has, or does
+            not use it.
     """
     modules = {name: module for name, module in network.named_modules() if not [*module.children()]}
     if layer not in modules:
         raise UserError(f"the network has no layer {layer!r}; it has {', '.join(modules)}")
-    return _call(network, pixels, modules[layer])[1]
+    calls = _calls(network, pixels, {layer: modules[layer]})
+    if not calls:
+        raise UserError(f"the network does not use its layer {layer!r}")
+    return calls[layer][1]
+
+
+def map_layers(network: nn.Module) -> list[str]:
+    """Return the names of the layers whose maps tell most, in order.
+
+    They are the ReLUs whose output is maps, `(B, C, H, W)`, or the convolutions where a network
+    calls a function for ReLU. What it does not use is left out.
+
+    Args:
+        network: In eval mode.
+    """
+    pixels = torch.zeros(1, 1, SIDE, SIDE)
+    for kind in (nn.ReLU, nn.Conv2d):
+        modules = {name: each for name, each in network.named_modules() if isinstance(each, kind)}
+        calls = _calls(network, pixels, modules) if modules else {}
+        names = [name for name in modules if name in calls and calls[name][1].dim() == 4]
+        if names:
+            return names
+    return []
 
 
 def last_hidden(network: nn.Module, pixels: Tensor) -> Tensor | None:
     """Return what a network's last dense layer takes in, `(B, H)`; None if it has no such layer."""
     dense = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    return _call(network, pixels, dense[-1])[0].flatten(1) if dense else None
+    calls = _calls(network, pixels, {"last": dense[-1]} if dense else {})
+    return calls["last"][0].flatten(1) if calls else None
 
 
 def integrated_gradients(
@@ -71,13 +98,20 @@ def wilson_interval(hits: Any, counts: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(center - half, 0, 1), np.clip(center + half, 0, 1)
 
 
-def _call(network: nn.Module, pixels: Tensor, layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return what one of a network's layers takes in, and what it returns, at its first call."""
-    calls: list[tuple[Tensor, Tensor]] = []
-    hook = layer.register_forward_hook(lambda _, inputs, output: calls.append((inputs[0], output)))
+def _calls(
+    network: nn.Module, pixels: Tensor, layers: Mapping[str, nn.Module]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return what each of the layers that are used takes in and returns, at its first call."""
+    calls: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def keep(name: str, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        calls.setdefault(name, (inputs[0], output))  # by views there are more calls
+
+    hooks = [layer.register_forward_hook(partial(keep, name)) for name, layer in layers.items()]
     try:
         with torch.no_grad():
             network(pixels)
     finally:
-        hook.remove()
-    return calls[0]  # by views there are more, of images that are unsure
+        for hook in hooks:
+            hook.remove()
+    return calls
