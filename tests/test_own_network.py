@@ -21,10 +21,11 @@ class Net(Network):
     def __init__(self, width: int = 4) -> None:
         super().__init__()
         self.conv = nn.Conv2d(1, width, 5, stride=2)
-        self.dense = nn.Linear(width * 144, 10)
+        self.head = nn.Sequential(nn.Linear(width * 144, 16), nn.ReLU(), nn.Linear(16, 10))
+        self.spare = nn.ReLU()
 
     def forward(self, pixels):
-        return self.dense(self.conv(pixels).relu().flatten(1))
+        return self.head(self.conv(pixels).relu().flatten(1))
 """
 # base.yaml's settings of ConvNet do not fit another network, and smoke.yaml has some.
 SHORT = ["--data.train_size=640", "--data.val_size=100", "--trainer.max_epochs=1"]
@@ -73,6 +74,9 @@ def test_every_command_takes_it(
     digit = Path(__file__).parents[1] / "docs/digits/7.jpg"
     assert call(monkeypatch, "read", *name, digit) == 0
     assert call(monkeypatch, "report", *name, "--data_root", root) == 0
+    assert Path("report/layers.png").is_file()
+    line = call(monkeypatch, "report", *name, "--picture", digit, "--layer=spare")
+    assert "the network does not use its layer 'spare'" in str(line)
     assert call(monkeypatch, "export", *name, "own.safetensors") == 0
     assert call(monkeypatch, "runs", "--network", "mine.Net") == 0
     assert "1 of 1" in capsys.readouterr().out

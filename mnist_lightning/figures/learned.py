@@ -37,7 +37,7 @@ def augmentation(original: Tensor, changed: Tensor) -> "Figure":
 
     tiles = torch.cat([original[None], changed])
     figure, axes, corners = figure_of_tiles(
-        "Every epoch augments each training image anew",
+        "Each visit augments a training image anew",
         f"framed, the original; beside it {len(changed)} of the images that training makes of it",
         tiles,
         10,
