@@ -6,6 +6,7 @@ time.
 """
 
 import hashlib
+import io
 import json
 from importlib.metadata import version
 from inspect import signature
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from mnist_lightning.errors import UserError
 from mnist_lightning.network import ConvNet, Ensemble, Network, build, kinds, networks_of
-from mnist_lightning.untrusted import unpack
+from mnist_lightning.untrusted import check_written, unpack
 
 # Incremented when a checkpoint's contents change so that older code can't read them.
 CHECKPOINT_FORMAT = 1
@@ -104,6 +105,25 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     }
     _compare(path, *_network_of(checkpoint))
     return checkpoint
+
+
+def to_contents(checkpoint: dict[str, Any]) -> bytes:
+    """Return the file of a checkpoint that `read_checkpoint` is to read.
+
+    Raises:
+        UserError: If it could not, for a kind of value that a callback or the like keeps.
+    """
+    file = io.BytesIO()
+    torch.save(checkpoint, file)
+    contents = file.getvalue()
+    try:
+        check_written(contents)
+    except ValueError as error:
+        raise UserError(
+            f"a checkpoint can't hold what this run would save, {error}: let callbacks and "
+            "hyperparameters keep plain values and tensors"
+        ) from error
+    return contents
 
 
 def load(*paths: str | Path) -> Network | Ensemble:

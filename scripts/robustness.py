@@ -15,6 +15,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -244,7 +245,7 @@ def page(rows: dict[str, Row]) -> str:
         return {kind: itemgetter(kind) for kind in kinds} | {"**mean**": _in_sets}
 
     grid: dict[str, Callable[[Any], list[float]]] = {
-        f"{kind}, {levels[i]:g} {unit}": lambda grid, kind=kind, i=i: grid[kind][i]
+        f"{kind}, {levels[i]:g} {unit}": partial(_level, kind, i)
         for kind, (unit, levels) in GRID.items()
         for i in sorted(range(len(levels)), key=lambda i: levels[i])
     }
@@ -260,6 +261,10 @@ def page(rows: dict[str, Row]) -> str:
         accepted=table("taken for a digit", "accepted", by_kind(KINDS)),
         refused=table("taken for no digit", "refused", {"test digits": itemgetter("test digits")}),
     )
+
+
+def _level(kind: str, i: int, grid: dict[str, list[list[float]]]) -> list[float]:
+    return grid[kind][i]
 
 
 def _in_grid(grid: dict[str, list[list[float]]]) -> list[float]:

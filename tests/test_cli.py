@@ -176,7 +176,10 @@ def test_validate_without_validation_images_is_refused(
 ) -> None:
     where = ["--ckpt_path", smoke / CHECKPOINT, "--data.root", root]
     message = call(monkeypatch, "validate", "--data.val_size=0", *where)
-    assert message == "error: there are no validation images: data.val_size is 0"
+    assert message == (
+        "error: there are no validation images: data.val_size is 0; of a run with own pictures "
+        "--data.extra FOLDER validates on those that it held out"
+    )
 
 
 def test_predict_writes_every_test_images_probabilities(

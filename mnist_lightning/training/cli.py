@@ -445,8 +445,9 @@ class CLI(LightningCLI):
                 lines.setdefault("see curves", [os.path.relpath(f"{logger.log_dir}/metrics.csv")])
         score = kept[0].best_model_score
         if score is not None:
-            # Not val_size: whole writers are seldom just that, and limit_val_batches may hold
-            num = int(self.trainer.callback_metrics["val/images"])
+            # Whole writers are seldom just val_size, and limit_val_batches may leave fewer
+            num = len(self.datamodule.val_indices)
+            num = int(self.trainer.callback_metrics.get("val/images", num))
             figures = {"errors": round((1 - float(score)) * num), "images": num}
             say(f"best epoch  {sentence({**figures, 'accuracy': float(score)}, 'validation')}")
         for name, words in lines.items():

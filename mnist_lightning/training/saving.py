@@ -1,6 +1,5 @@
 """Checkpoints: which are kept, how they are written and read, and what happens on a signal."""
 
-import io
 import os
 import signal
 import threading
@@ -21,11 +20,10 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.plugins import TorchCheckpointIO
 from torch import Tensor
 
-from mnist_lightning.checkpoint import read_checkpoint
+from mnist_lightning.checkpoint import read_checkpoint, to_contents
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import replace_file
 from mnist_lightning.training.progress import is_interactive, say
-from mnist_lightning.untrusted import check_written
 
 STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")  # Windows has no SIGHUP
 
@@ -129,19 +127,11 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
             OSError: If it can't be written; the one before it is whole still.
             UserError: If it holds what could not be read again, as a callback's state may.
         """
-        contents = io.BytesIO()
-        torch.save(checkpoint, contents)
-        try:
-            check_written(contents.getvalue())
-        except ValueError as error:
-            raise UserError(
-                f"a checkpoint can't hold what this run would save, {error}: let callbacks and "
-                "hyperparameters keep plain values and tensors"
-            ) from error
+        contents = to_contents(checkpoint)
         folder = Path(path).parent
         folder.mkdir(parents=True, exist_ok=True)
         self.folders.add(folder.resolve())
-        replace_file(Path(path), contents.getvalue())
+        replace_file(Path(path), contents)
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         """Return a checkpoint's contents, see `read_checkpoint`.
