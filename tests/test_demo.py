@@ -564,7 +564,7 @@ def test_it_says_that_the_network_may_ask(
         pytest.skip("this machine has no IPv6")
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith(f"draw at http://{shown}:")
-    address = second.removeprefix("on a telephone in the same network: ")
+    address = second.removeprefix("on a phone in the same network: ")
     assert address.startswith("http://") and address.endswith(first.split()[2][-6:])
     assert f"//{host}" not in address and f"//{shown}:" not in address
 

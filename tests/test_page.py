@@ -53,6 +53,11 @@ GIVE = """([how, base64, name]) => {
     ? new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })
     : new ClipboardEvent("paste", { clipboardData: data, bubbles: true }));
 }"""
+INKED = """() => {
+  const canvas = document.getElementById("board");
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  return data.some((value, i) => i % 4 < 3 && value > 0);
+}"""
 SEEN = """() => {
   const pixels = document.getElementById("image").getContext("2d").getImageData(0, 0, 28, 28).data;
   return Array.from(pixels).filter((_, i) => i % 4 === 0);
@@ -299,6 +304,12 @@ def test_undo_takes_back_a_stroke_and_a_clearing(page: "playwright.Page") -> Non
     page.keyboard.press("Control+z")
     expect_digit(page, "?")
     playwright.expect(page.locator("#hint")).to_have_css("opacity", "1")
+    draw(page, SEVEN)
+    page.keyboard.press("Control+z")  # with the button down
+    page.mouse.move(0, 0, steps=3)
+    page.mouse.up()
+    expect_last_answer(page)
+    assert not page.evaluate(INKED)
 
 
 def test_a_test_digit_is_loaded_by_keyboard_and_seen_unchanged(page: "playwright.Page") -> None:
@@ -360,6 +371,19 @@ def test_what_is_no_picture_leaves_the_drawing_as_it_was(
     page.click("#undo")
     expect_digit(page, "?")
     assert len(complaints) == 1 and "400" in complaints.pop()  # the browser notes the refusal
+
+
+def test_a_picture_stays_while_the_server_is_away(
+    page: "playwright.Page", complaints: list[str]
+) -> None:
+    page.route("**/see*", lambda route: route.abort())
+    page.evaluate(GIVE, ["drop", b64encode(picture(0)).decode(), "seven.png"])
+    playwright.expect(page.locator("#note.wrong")).to_contain_text("server does not answer")
+    page.unroute("**/see*")
+    page.click("#clear")
+    page.click("#undo")
+    expect_digit(page, 7)
+    assert len(complaints) == 1 and "ERR_FAILED" in complaints.pop()
 
 
 def test_a_share_is_written_as_by_all_other_commands(page: "playwright.Page") -> None:

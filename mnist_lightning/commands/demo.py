@@ -398,7 +398,7 @@ def main(arguments: list[str]) -> None:
         app = create_app(network, hosts, options.collect)
         print(f"draw at {url(listener, options.host)} (Ctrl-C ends it)", flush=True)
         if not hosts:
-            print(f"on a telephone in the same network: {network_url(listener)}", flush=True)
+            print(f"on a phone in the same network: {network_url(listener)}", flush=True)
         # Without a desktop it could be a text browser, which would take over the terminal.
         desktop = os.name == "nt" or sys.platform == "darwin"
         desktop = desktop or bool(os.getenv("DISPLAY") or os.getenv("WAYLAND_DISPLAY"))

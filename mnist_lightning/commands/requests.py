@@ -16,7 +16,7 @@ MOST_BODY = MOST_BYTES * 4 // 3 + 1000  # base64 makes four bytes of three; and 
 WAYS = 'a picture\'s bytes, a form with its file, its data URL, or JSON {"image": its data URL}'
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Numeral = Annotated[int, Field(ge=0, le=9)]
+Numeral = Annotated[int, Field(ge=0, le=NUM_CLASSES - 1)]
 
 
 class Model(BaseModel):

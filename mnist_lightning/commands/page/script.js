@@ -63,6 +63,7 @@ function ink(context, points, from) {
 function change(item) {
   items = items.filter((each) => each !== example);
   chosen = "";
+  if (item !== stroke) stroke = null; // it may be drawn still
   if (item) items.push(item);
   else items.pop();
   note();
@@ -166,7 +167,7 @@ async function ask() {
     } catch (error) {
       if (strokes.length && error.status === 400) show(null); // a dot is not a digit yet
       else tell(strokes.length ? error.message : `${picture.caption}: ${error.message}`, true);
-      if (strokes.length) continue;
+      if (strokes.length || ![400, 413].includes(error.status)) continue; // it is not the picture's fault
       items = items.filter((item) => item.picture !== picture); // what it replaced comes back
       redraw();
       changed = true;
@@ -333,7 +334,7 @@ const middle = ([left, top, right, bottom]) => `?at=${(left + right) / 2},${(top
 
 async function teach(digit) {
   const { strokes, picture } = content();
-  if ($("kept").hidden || !shown || items.includes(example)) return;
+  if ($("kept").hidden || !shown || items.includes(example) || !(strokes.length || picture)) return;
   if (picture?.mnist) return tell("This is one of MNIST’s test digits, which nothing may learn from.", true);
   const query = `${middle(shown.digits[shown.shown].box)}&digit=${digit}`;
   try {
@@ -366,9 +367,12 @@ async function load(blob, caption, mnist = false) {
 const loadFile = (file) =>
   file ? load(file, file.name || "The picture") : tell("That is not a picture’s file.", true);
 
+let wanted = 0;
+
 async function loadDigit({ index, label }) {
-  const response = await get(`digits/${index}.png`);
-  load(await response.blob(), `Test image ${count(index)}, labeled ${label}`, true);
+  const number = ++wanted;
+  const blob = await (await get(`digits/${index}.png`)).blob();
+  if (number === wanted) load(blob, `Test image ${count(index)}, labeled ${label}`, true);
 }
 
 function tile(digit) {
@@ -383,7 +387,7 @@ function tile(digit) {
   return item;
 }
 
-// ---- The camera: where the page may not use it, as on a telephone by http, the telephone's own ----
+// ---- The camera: where the page may not use it, as on a phone by http, the phone's own ----
 
 async function film() {
   if (!navigator.mediaDevices) return $("photo").click();
@@ -394,6 +398,7 @@ async function film() {
     $("video").srcObject = stream;
     await $("video").play();
   } catch (error) {
+    stopFilming();
     const refused = error.name === "NotAllowedError";
     return tell(refused ? "The browser does not allow this page the camera." : "There is no camera to use.", true);
   }
@@ -427,7 +432,9 @@ async function take() {
 
 let polling = 0;
 
-async function fetchDigits() {
+const poll = () => fetchDigits().catch(() => (polling = setTimeout(poll, 5000)));
+
+async function fetchDigits(anew = false) {
   clearTimeout(polling);
   const { digits, mistakes, errors, tested, total, layers: sizes, kept } = await (await get("digits")).json();
   showKept(kept);
@@ -435,10 +442,10 @@ async function fetchDigits() {
     layers = sizes;
     show(null); // black maps of their sizes, so that the first answer moves nothing
   }
-  if (!$("samples").children.length) $("samples").replaceChildren(...digits.map(tile));
-  if ($("mistakes").children.length < mistakes.length) $("mistakes").replaceChildren(...mistakes.map(tile));
+  if (anew || !$("samples").children.length) $("samples").replaceChildren(...digits.map(tile));
+  if (anew || $("mistakes").children.length < mistakes.length) $("mistakes").replaceChildren(...mistakes.map(tile));
   $("tested").textContent = `${count(errors)} of ${count(tested)}`;
-  if (tested < total) polling = setTimeout(fetchDigits, 1000);
+  if (tested < total) polling = setTimeout(poll, 1000);
 }
 
 // ---- Buttons, keys, files ----
@@ -451,14 +458,17 @@ $("bars").append(
   }),
 );
 show(null);
-fetchDigits();
+poll();
 if (!matchMedia("(prefers-reduced-motion: reduce)").matches) {
   example.points.push(THREE[0]);
   items.push(example);
   requestAnimationFrame(drawExample);
 }
 
-$("bars").onclick = ({ target }) => teach([...$("bars").children].indexOf(target.closest("li")));
+$("bars").onclick = ({ target }) => {
+  const bar = target.closest("li"); // none between two
+  if (bar) teach([...$("bars").children].indexOf(bar));
+};
 $("undo").onclick = undo;
 $("clear").onclick = clear;
 $("open").onclick = () => $("file").click();
@@ -471,15 +481,11 @@ for (const input of [$("file"), $("photo")]) {
     input.value = ""; // the same file may be chosen again
   };
 }
-$("others").onclick = () => {
-  $("samples").replaceChildren();
-  $("mistakes").replaceChildren();
-  fetchDigits();
-};
+$("others").onclick = () => fetchDigits(true).catch((error) => tell(error.message, true));
 
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") $("video").hidden ? clear() : stopFilming();
-  else if (/^[0-9]$/.test(event.key) && !event.ctrlKey && !event.metaKey && !event.altKey) teach(event.key);
+  else if (/^[0-9]$/.test(event.key) && !event.ctrlKey && !event.metaKey && !event.altKey) event.repeat || teach(event.key);
   else if (event.key === "z" && (event.ctrlKey || event.metaKey) && !event.shiftKey) {
     event.preventDefault();
     undo();
