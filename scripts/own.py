@@ -37,7 +37,7 @@ from torch import Tensor
 
 from mnist_lightning import load, read_images
 from mnist_lightning.data import datasets
-from mnist_lightning.data.batches import stratified_sample
+from mnist_lightning.data.splits import stratified_sample
 from mnist_lightning.errors import UserError
 from mnist_lightning.network import Ensemble, Network
 from mnist_lightning.reading.reader import read_each

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mnist_lightning.data import datasets
+from mnist_lightning.data import splits
 
 SPLIT: dict[str, Any] = {"split": "writers", "val_size": 15_000}  # of `MNISTDataModule`
 FLAGS = [f"--data.{name}={value}" for name, value in SPLIT.items()]  # of `fit`
@@ -18,4 +18,4 @@ def held_out(labels: Tensor) -> np.ndarray:
     Args:
         labels: int64 `(60_000,)`, of all training images.
     """
-    return datasets.held_out(Path("data"), labels, SPLIT["val_size"], SPLIT["split"], 0)
+    return splits.held_out(Path("data"), labels, SPLIT["val_size"], SPLIT["split"], 0)

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ProgressBar
 
 from mnist_lightning.checkpoint import read_checkpoint
 from mnist_lightning.runs import read_curves
-from mnist_lightning.training import cli
+from mnist_lightning.training import cli, parser
 from mnist_lightning.training.classifier import MNISTClassifier
 from mnist_lightning.training.record import made_with
 
@@ -511,7 +511,7 @@ def test_help_fits_on_a_screen(
     own = [flag for flag in flags if flag.startswith(("model.", "data."))]
     lightnings = [flag for flag in flags if flag.startswith("trainer.")]
     assert flags.index(own[-1]) < flags.index(lightnings[0])
-    assert lightnings[: len(cli.DAILY)] == cli.DAILY
+    assert lightnings[: len(parser.DAILY)] == parser.DAILY
     assert "--data.shear SHEAR" in out and "`auto`: from the newest" in " ".join(out.split())
     assert all(word not in out.split("--model")[0] for word in ("registry", "hpc", "URL"))
 
@@ -519,7 +519,7 @@ def test_help_fits_on_a_screen(
 def test_what_the_user_gave_is_found_among_the_trainers_flags() -> None:
     line = "fit --trainer.max_steps -1 -c smoke --trainer.logger.name=a --trainer.devices 2"
     words = [*line.split(), "--model.hidden", "-3"]
-    assert cli._but_the_trainers(words) == ["fit", "-c", "smoke", "--model.hidden", "-3"]
+    assert parser.without_trainers(words) == ["fit", "-c", "smoke", "--model.hidden", "-3"]
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ import torch
 from torchvision import datasets
 
 from mnist_lightning.data.augment import Augmentation, affine_table
-from mnist_lightning.data.batches import Batches, stratified_sample, writers_sample
+from mnist_lightning.data.batches import Batches
 from mnist_lightning.data.focus import Focus
 from mnist_lightning.data.module import MNISTDataModule, run_seed
 from mnist_lightning.data.predictions import write_predictions
+from mnist_lightning.data.splits import stratified_sample, writers_sample
 
 
 def fit_data(root: str, **arguments: object) -> MNISTDataModule:

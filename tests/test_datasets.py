@@ -21,14 +21,13 @@ from torchvision import datasets
 from mnist_lightning.data.datasets import (
     ARCHIVES,
     SETS,
-    WRITERS,
     Name,
     prepare,
     read,
-    read_writers,
     save_set,
 )
 from mnist_lightning.data.module import MNISTDataModule
+from mnist_lightning.data.splits import WRITERS, read_writers
 from mnist_lightning.errors import UserError
 
 UNPACKED_MD5 = {

@@ -50,6 +50,7 @@ ORDER = {
         "batches",
         "predictions",
         "parsers",
+        "splits",
         "datasets",
         "own",
         "module",
@@ -69,6 +70,8 @@ ORDER = {
     ],
     "training": [
         "progress",
+        "mistakes",
+        "parser",
         "record",
         "saving",
         "speed",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_lightning.commands.terminal import make_parser
+from mnist_lightning.data.splits import held_out
 from mnist_lightning.errors import UserError
 from mnist_lightning.text import printable
 
@@ -72,7 +73,7 @@ def compare(paths: tuple[str, str], set_: str, root: Path) -> list[str]:
     datasets.prepare(root, name)
     images, labels = datasets.read(root, name, train=set_ == "validation")
     if set_ == "validation":
-        indices = datasets.held_out(root, labels, *split)
+        indices = held_out(root, labels, *split)
         images, labels = images[indices], labels[indices]
 
     rows, wrong = [], []

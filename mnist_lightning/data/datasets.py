@@ -15,11 +15,9 @@ from typing import Any, Literal, NamedTuple
 from urllib.error import URLError
 from zipfile import ZipFile
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mnist_lightning.data.batches import stratified_sample, writers_sample
 from mnist_lightning.data.parsers import read_idx, read_pair, read_turned_pair, read_usps, to_idx
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import replace_file
@@ -39,10 +37,6 @@ Name = Literal[
 ]
 
 ARCHIVES = Path(__file__).parent / "archives"  # MNIST's own, with their license
-# Who wrote which training image, by facebookresearch/qmnist.
-WRITERS = tuple(
-    f"qmnist-train-labels{kind}" for kind in ("-idx2-int", "-idx2-int.gz", ".tsv", ".tsv.gz")
-)
 
 
 class Archive(NamedTuple):
@@ -262,67 +256,6 @@ def read_test_set() -> tuple[Tensor, Tensor]:
     """
     images, labels = (read_idx(_from_gz(ARCHIVES, file), file) for file in SETS["MNIST"].test)
     return images, labels.long()
-
-
-def held_out(root: Path, labels: Tensor, size: int, split: str, seed: int) -> np.ndarray:
-    """Choose the training images that a run holds out for validation, see `MNISTDataModule`.
-
-    Args:
-        root: The data's folder.
-        labels: int64 `(D,)`, of all training images.
-        size: Number of images to hold out.
-        split: `random` or `writers`.
-        seed: Seed of the choice.
-
-    Returns:
-        int64 `(N,)`, sorted.
-
-    Raises:
-        OSError: If the list of writers can't be read.
-        UserError: If there is none, or it is of other images.
-    """
-    if split == "writers":
-        return writers_sample(read_writers(root, labels), size, seed)
-    return stratified_sample(labels.numpy(), np.arange(len(labels)), size, seed)
-
-
-def read_writers(root: Path, labels: Tensor) -> np.ndarray:
-    """Read who wrote each of MNIST's training images, from QMNIST's list under `root`.
-
-    The list is a file of facebookresearch/qmnist, as text or as torchvision's QMNIST keeps it.
-
-    Args:
-        root: The data's folder.
-        labels: int64 `(D,)`, the images' digits, which the list must name too.
-
-    Returns:
-        int64 `(D, 2)`: the group (NIST's hsf_0, employees of the census, or hsf_4, students) and
-        the writer of every image.
-
-    Raises:
-        OSError: If a file can't be read.
-        UserError: If there is no such list, or it is of other images.
-    """
-    for path in (root / "QMNIST" / "raw" / name for name in WRITERS):
-        if not path.is_file():
-            continue
-        contents = path.read_bytes()
-        try:
-            contents = gzip.decompress(contents) if path.suffix == ".gz" else contents
-            if ".tsv" in path.suffixes:
-                rows = np.array([line.split() for line in contents.splitlines()], np.int64)
-            else:
-                rows = read_idx(contents, path).numpy()
-            if not np.array_equal(rows[:, 0], labels.numpy()):
-                raise ValueError("other digits")
-        except (EOFError, zlib.error, gzip.BadGzipFile, ValueError, IndexError) as error:
-            raise UserError(f"{path} is damaged or lists the writers of other images") from error
-        return rows[:, 1:3].astype(np.int64)
-    raise UserError(
-        f"data.split writers needs QMNIST's list of writers, as {root}/QMNIST/raw/{WRITERS[0]} or "
-        f"{WRITERS[-1]}; where there is a network, this gets it: python -c 'from "
-        f'torchvision.datasets import QMNIST; QMNIST("{root}", "train", download=True)\''
-    )
 
 
 def _as_bytes(values: Any) -> Tensor:

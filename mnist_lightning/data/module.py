@@ -13,10 +13,11 @@ from torch import Tensor
 
 from mnist_lightning.data import datasets
 from mnist_lightning.data.augment import Augmentation
-from mnist_lightning.data.batches import Batches, stratified_sample
+from mnist_lightning.data.batches import Batches
 from mnist_lightning.data.focus import Focus
 from mnist_lightning.data.own import read_own
 from mnist_lightning.data.predictions import read_predictions
+from mnist_lightning.data.splits import held_out, stratified_sample
 from mnist_lightning.errors import UserError
 from mnist_lightning.network import to_pixels
 from mnist_lightning.text import printable
@@ -178,7 +179,7 @@ class MNISTDataModule(pl.LightningDataModule):
             classes, most = labels.numpy(), len(labels) - 2
             range_ = f"in 0 to {most:,}: there are {len(labels):,} training images"
             _check("val_size", self.val_size, self.val_size <= most, range_)
-            self.val_indices = datasets.held_out(
+            self.val_indices = held_out(
                 self.root, labels, self.val_size, self.split, self.split_seed
             )
             rest = np.setdiff1d(rest, self.val_indices)
@@ -383,18 +384,16 @@ class MNISTDataModule(pl.LightningDataModule):
         self.extra_digest = hashlib.sha256(contents).hexdigest()
         classes = labels.numpy()
         several = np.flatnonzero(np.bincount(classes)[classes] >= 10)
-        held_out = stratified_sample(classes, several, len(several) // 5, self.split_seed)
-        others = np.setdiff1d(np.arange(len(classes)), held_out)
-        rank_zero_info(
-            f"{folder}: {len(others):,} pictures to learn from, {len(held_out):,} held out"
-        )
+        held = stratified_sample(classes, several, len(several) // 5, self.split_seed)
+        others = np.setdiff1d(np.arange(len(classes)), held)
+        rank_zero_info(f"{folder}: {len(others):,} pictures to learn from, {len(held):,} held out")
         device = self.train_images.device
         both = images.to(device), labels.to(device)
         self.extra_images, held_out_images = (
             (both[0][indices], both[1][indices])
-            for indices in (torch.from_numpy(others), torch.from_numpy(held_out))
+            for indices in (torch.from_numpy(others), torch.from_numpy(held))
         )
-        self.extra_held_out = held_out_images if len(held_out) else None
+        self.extra_held_out = held_out_images if len(held) else None
 
     def _eval_batches(self, images: Tensor, labels: Tensor, indices: np.ndarray) -> Batches:
         return self._share(Batches(images, labels, indices, self.eval_batch_size), least=1)

@@ -19,20 +19,15 @@ import os
 import re
 import shlex
 import sys
-import threading
-import traceback
-import warnings
-from collections.abc import Iterable
-from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from pydoc import locate
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 import yaml
-from jsonargparse import SUPPRESS, ActionConfigFile, DefaultHelpFormatter, Namespace
+from jsonargparse import SUPPRESS, Namespace
 from jsonargparse.typing import register_type, restricted_number_type
 from lightning.pytorch.cli import (
     LightningArgumentParser,
@@ -43,17 +38,24 @@ from lightning.pytorch.cli import (
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.enums import LightningEnum
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from tqdm import tqdm
 
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.network import Network
 from mnist_lightning.runs import run_folder
-from mnist_lightning.text import name_nearest, printable, program, this_python
+from mnist_lightning.text import printable, program, this_python
 from mnist_lightning.training import tensorboard
 from mnist_lightning.training.classifier import MNISTClassifier
-from mnist_lightning.training.progress import drop_unwanted_lines, say, sentence
+from mnist_lightning.training.mistakes import mistakes_named, quieten
+from mnist_lightning.training.parser import (
+    BASE,
+    ConfigFile,
+    Parser,
+    brief,
+    callbacks_of,
+    without_trainers,
+)
+from mnist_lightning.training.progress import say, sentence
 from mnist_lightning.training.record import made_with
 from mnist_lightning.training.resume import (
     keep_metrics,
@@ -77,11 +79,6 @@ yaml.SafeDumper.add_multi_representer(
 
 CLASS_PATH = "lightning.pytorch.loggers.TensorBoardLogger"
 
-# The configurations in the package, or in the clone that it is imported from.
-CONFIGS = Path(__file__).parents[1] / "configs"
-CONFIGS = CONFIGS if CONFIGS.is_dir() else Path(__file__).parents[2] / "configs"
-BASE = CONFIGS / "base.yaml"
-
 # What `--help` says of --ckpt_path.
 OF_NEWEST = (
     "The checkpoint's file; `best`, `last` or `auto`, its newest, are of the newest run's, "
@@ -95,35 +92,14 @@ CKPT_PATH = {
     "predict": OF_NEWEST,
 }
 
-# Of the Trainer's many settings, those of daily use, which `--help` shows first.
-DAILY = [
-    f"trainer.{name}"
-    for name in (
-        "max_epochs",
-        "accelerator",
-        "devices",
-        "precision",
-        "logger",
-        "callbacks",
-        "log_every_n_steps",
-        "accumulate_grad_batches",
-        "gradient_clip_val",
-        "max_time",
-        "fast_dev_run",
-        "enable_progress_bar",
-    )
-]
-
 
 def main() -> None:
     """Run fit, validate, test or predict, and end on a user's mistake with one line."""
     keep_freed_memory()
     if os.getcwd() not in sys.path:  # where `python -m` finds a class of one's own
         sys.path.append(os.getcwd())
-    _silence_what_no_user_can_change()
-    warnings.showwarning = _show_warning
-    threading.excepthook = _explain_once
-    try:
+    quieten()
+    with mistakes_named():
         CLI(
             MNISTClassifier,
             MNISTDataModule,
@@ -148,72 +124,6 @@ def main() -> None:
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
-    except MisconfigurationException as error:  # Lightning's own word for a user's mistake
-        raise UserError(str(error)) from error
-    except ModuleNotFoundError as error:
-        raise UserError(str(error)) from error
-    except Exception as error:
-        if isinstance(error, UserError | OSError):
-            raise
-        if _while_restoring(error):
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            line = f"the checkpoint does not fit this run, start a new one ({reason})"
-            raise UserError(line) from error
-        if isinstance(error, ValueError | RuntimeError) and _raised_by_lightning(error):
-            raise UserError(str(error)) from error
-        callback = _lightnings_callback(error)
-        if callback:
-            reason = str(error) or type(error).__name__
-            raise UserError(f"{callback} does not work with this network: {reason}") from error
-        raise
-
-
-class Help(DefaultHelpFormatter):
-    """Shows what a user of this project sets before Lightning's many other settings."""
-
-    def add_arguments(self, actions: Iterable[Any]) -> None:
-        """Add arguments, those of daily use first."""
-        order = {name: place for place, name in enumerate(DAILY)}
-        super().add_arguments(sorted(actions, key=lambda each: order.get(each.dest, len(order))))
-
-
-class ConfigFile(ActionConfigFile):
-    """`--config`, which also takes the name of a configuration that the package carries."""
-
-    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
-        """Lay a file over what stands before it."""
-        is_yaml = re.search(r"[{\n]|: |^-$", str(values))  # or stands for standard input
-        if not is_yaml and not Path(values).exists():
-            values = _shipped(values)
-        before = _callbacks(cfg)
-        super().__call__(parser, cfg, values, option_string)
-        parser.callbacks += [("", before), (str(values), _callbacks(cfg))]
-
-
-class Parser(LightningArgumentParser):
-    """Reports a mistake in one line, without the usage of a hundred options above it.
-
-    Args:
-        ckpt_path: What `--help` says of `--ckpt_path`.
-        settings: Those of LightningArgumentParser.
-    """
-
-    def __init__(self, ckpt_path: str = "", **settings: Any) -> None:
-        super().__init__(formatter_class=Help, **settings)
-        self.ckpt_path = ckpt_path
-        self.subparsers: list[Parser] = []
-        # Names of the callbacks that there are before and after each file, and the file.
-        self.callbacks: list[tuple[str, list[str]]] = []
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print what is wrong, and exit with 2."""
-        flags = "".join(each.format_help() for each in [self, *self.subparsers])
-        line = " ".join(name_nearest(message, flags).split())
-        # Of a class that can't be taken jsonargparse says what else it tried, too.
-        refused = r'Parser key "([\w.]+)": .* Errors: - (.+?) - Expected a .* Given value: (.+)$'
-        line = re.sub(refused, r"--\1 \3: \2", line)
-        self.exit(2, f"error: {printable(line)}\n")
-        raise AssertionError
 
 
 class SaveConfig(SaveConfigCallback):
@@ -293,7 +203,7 @@ class CLI(LightningCLI):
         subcommand = self.config.subcommand
         if subcommand == "fit":
             self._note_replaced_callbacks()
-        given = parser.parse_args(_but_the_trainers(args), defaults=False)[subcommand]
+        given = parser.parse_args(without_trainers(args), defaults=False)[subcommand]
         trainer = self.config[subcommand].trainer
         if trainer.logger is True:  # Lightning's own choice, by name, so that it can be resumed
             where = Namespace(save_dir=trainer.default_root_dir or ".", version=None)
@@ -310,7 +220,7 @@ class CLI(LightningCLI):
     def _note_replaced_callbacks(self) -> None:
         """Say which callbacks a file, or a flag, took out by naming others."""
         fit = self.parser.subparsers[0]
-        first, end = _callbacks(fit.get_defaults()), _callbacks(self.config.fit)
+        first, end = callbacks_of(fit.get_defaults()), callbacks_of(self.config.fit)
         for (_, before), (file, after) in pairwise([("", first), *fit.callbacks, ("", end)]):
             lost = ", ".join(name for name in before if name not in after)
             if lost and after:  # an empty list means what it says
@@ -459,23 +369,10 @@ def _differences(config: Namespace, base: Namespace) -> str:
     told_elsewhere = ("config", "ckpt_path", "trainer.logger", "data.root")
     twice = ("optimizer", "lr_scheduler", "model.network")
     return " ".join(
-        f"{name}={_brief(value)}"
+        f"{name}={brief(value)}"
         for name, value in config.items()
         if not name.startswith(told_elsewhere + twice) and value != base.get(name)
     )
-
-
-def _but_the_trainers(arguments: list[str] | None) -> list[str]:
-    """Return a command line without the trainer's flags, some of which need what stands in files.
-
-    `--trainer.logger.name mine` says nothing of a class, which base.yaml names.
-    """
-    kept, skips = [], False
-    for word in sys.argv[1:] if arguments is None else arguments:
-        is_flag = re.match("--?[a-z]", word)  # and not a negative number
-        skips = word.startswith("--trainer.") or (skips and not is_flag)
-        kept += [] if skips else [word]
-    return kept
 
 
 def _by_its_own_name(network: Namespace | None) -> dict[str, Any] | None:
@@ -484,82 +381,3 @@ def _by_its_own_name(network: Namespace | None) -> dict[str, Any] | None:
         return None
     class_: Any = locate(network.class_path)
     return {**network.as_dict(), "class_path": f"{class_.__module__}.{class_.__qualname__}"}
-
-
-def _shipped(name: str) -> str:
-    """Return the path of a configuration that the package carries.
-
-    Raises:
-        TypeError: If there is none, with the name that was likely meant; jsonargparse shows it.
-    """
-    shipped = {path.stem: str(path) for path in sorted(CONFIGS.glob("*.yaml"))}
-    if name in shipped:
-        return shipped[name]
-    path = Path(name)
-    beside = {each.stem: str(each) for each in path.parent.glob(f"*{path.suffix or '.yaml'}")}
-    near = get_close_matches(path.stem, [*beside, *shipped], n=1)
-    hint = f"the package carries {', '.join(shipped)}"
-    if path.stem in shipped:  # as in a clone, where it would be found
-        hint = f"--config {path.stem} takes the one that the package carries"
-    elif near:
-        hint = f"did you mean --config {beside.get(near[0], near[0])}?"
-    raise TypeError(f"there is no file {name}: {hint}")
-
-
-def _callbacks(config: Any) -> list[str]:
-    """Return the names of the callbacks' classes in settings that may be parsed in part."""
-    callbacks = config.get("trainer.callbacks") or []
-    return [_brief(each) for each in (callbacks if isinstance(callbacks, list) else [callbacks])]
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_brief, value))}]"
-    if isinstance(value, Namespace):  # a callback, say
-        return str(value.class_path).rpartition(".")[2]
-    return printable(str(value))
-
-
-def _silence_what_no_user_can_change() -> None:
-    # `test` and its like need none of the callbacks that `fit` had.
-    warnings.filterwarnings(
-        "ignore", message=".*callbacks used to create the checkpoint need to be"
-    )
-    # A user's own ModelCheckpoint in a run that resumes; `before_fit` looks after the others.
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-    drop_unwanted_lines()
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    """Show a warning without the path of whose code it is, above the bars if there are any."""
-    tqdm.write(f"warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
-
-
-def _while_restoring(error: Exception) -> bool:
-    """Tell whether Lightning was reading a checkpoint: it looks at few of its parts before use."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return any(Path(frame.filename).name == "checkpoint_connector.py" for frame in frames)
-
-
-def _raised_by_lightning(error: Exception) -> bool:
-    """Tell whether Lightning itself refuses, as it does what does not go together."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return Path(last.filename).is_relative_to(Path(str(pl.__file__)).parent)
-
-
-def _lightnings_callback(error: Exception) -> str:
-    """Return the name of Lightning's own callback that failed, "" if other code may be at fault."""
-    name = ""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        owner = type(frame.f_locals.get("self"))
-        if owner.__module__.startswith("lightning.pytorch.callbacks."):
-            name = owner.__name__
-        elif not frame.f_globals["__name__"].startswith(("lightning.", "torch.")):
-            name = ""
-    return name
-
-
-def _explain_once(failure: threading.ExceptHookArgs) -> None:
-    # If its thread can't write a file, TensorBoard raises the same error in the main one.
-    if not isinstance(failure.exc_value, OSError):
-        threading.__excepthook__(failure)
