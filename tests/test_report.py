@@ -241,7 +241,7 @@ def test_classes_are_called_by_their_names() -> None:
     )
     assert re.search(r"<tr><td>\d+<td>ankle boot<td>sneaker<td>9", text)
     drawings = report._drawings(
-        ConvNet((2, 2), 4), to_pixels(images), labels, logits.softmax(1), None, names
+        ConvNet((2, 2), 4).eval(), to_pixels(images), labels, logits.softmax(1), None, names
     )
     assert "sneaker" in drawings["confusion_matrix"]().texts[0].get_text()
 
