@@ -2,11 +2,13 @@ import sys
 from pathlib import Path
 
 import benchmark
+import pages
 import pytest
 import torch
+from conftest import CONFIGS
 from rivals import Case, plain_loop
 
-from mnist_lightning.network import ConvNet
+from mnist_lightning.network import ConvNet, ResNet
 
 
 def test_rows_take_turns() -> None:
@@ -30,6 +32,39 @@ def test_every_subcommand_is_in_the_help(
     out = capsys.readouterr().out
     for name in ("train", "accuracy", "parts", "predict", "read", "start", "scale"):
         assert f"benchmark.py {name}" in out and f"    {name} " in out
+
+
+@pytest.mark.parametrize("arguments", ["start --config x", "accuracy --batch 32", "read --steps 9"])
+def test_what_a_subcommand_does_not_use_it_refuses(
+    arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmark, "Case", None)  # so that nothing can begin
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments.split()])
+    with pytest.raises(SystemExit):
+        benchmark.main()
+    assert "unrecognized arguments: --" in capsys.readouterr().err
+
+
+def test_the_rivals_have_the_configurations_network() -> None:
+    network = Case(CONFIGS / "record.yaml").network()
+    assert type(network) is ResNet and network.views and network.conv1.out_channels == 64
+    assert type(Case(CONFIGS / "wild.yaml").network()) is ConvNet
+
+
+def test_pages_are_read_by_all_checkpoints_and_of_the_kinds_that_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+    network = pages.load()
+    monkeypatch.setattr(pages, "load", lambda *paths: asked.extend(paths) or network)
+    command = ["pages.py", "--num=1", "--ckpt_path", "a", "--ckpt_path", "b", "one digit"]
+    monkeypatch.setattr(sys, "argv", command)
+    pages.main()
+    assert asked == ["a", "b"] and len(capsys.readouterr().out.splitlines()) == 3
+    monkeypatch.setattr(sys, "argv", [*command, "two"])
+    with pytest.raises(SystemExit):
+        pages.main()
+    assert "no kind is 'two': choose of one digit, " in capsys.readouterr().err
 
 
 def test_the_plain_loop_trains_and_tells_each_part_of_each_step(

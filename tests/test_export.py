@@ -1,5 +1,6 @@
 import re
 import sys
+from collections import OrderedDict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ import onnxruntime
 import pytest
 import torch
 from conftest import CONFIGS, call, run
+from torch import nn
 
 from mnist_lightning.checkpoint import PRETRAINED, load, to_safetensors
 from mnist_lightning.commands.formats import MARK, export, largest_difference, to_pt2
 from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.files import is_ours
-from mnist_lightning.network import ConvNet, to_pixels
+from mnist_lightning.network import ConvNet, Layers, to_pixels
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +120,15 @@ def test_an_export_that_reads_other_digits_is_refused() -> None:
     assert largest_difference(constant(3), constant(3)) == (0, 0)
     with pytest.raises(ValueError, match="10000 of 10,000 test images differently"):
         largest_difference(constant(3), constant(4))
+
+    torch.manual_seed(0)
+    layers = OrderedDict(flatten=nn.Flatten(), dense=nn.Linear(784, 10))
+    network = Layers(layers, 0.0, views=True).eval()
+    layers["dense"].weight.data *= 100  # so sure that views change digits that torch leaves alone
+    with pytest.raises(ValueError, match="test images differently"):
+        largest_difference(network, network)
+    # A file takes all views, as the network does if gradients are wanted.
+    assert largest_difference(network, lambda pixels: network(pixels.requires_grad_())) == (0, 0)
 
 
 @pytest.fixture

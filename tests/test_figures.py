@@ -60,6 +60,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "class_accuracy_names": lambda: figures.class_accuracy(PREDICTED, LABELS, NAMES),
     "evidence": lambda: figures.evidence(NETWORK, PIXELS[:1], PROBABILITIES[:1]),
     "evidence_many": lambda: figures.evidence(NETWORK, PIXELS[:8], PROBABILITIES[:8]),
+    "page_long": lambda: figures.page(np.zeros((90, 600)), [], [], "Read as " + 99 * "8"),
     "class_accuracy_right": lambda: figures.class_accuracy(LABELS[:9], LABELS[:9]),
     "reliability": lambda: figures.reliability(PROBABILITIES, LABELS),
     "reliability_right": lambda: figures.reliability(RIGHT, LABELS),
@@ -110,7 +111,9 @@ def test_figures_have_their_own_paper_and_leave_no_state_behind() -> None:
     assert dict(matplotlib.rcParams) == before and pyplot.get_fignums() == []
 
 
-def test_the_confusion_matrix_counts_and_colors_mistakes_alone() -> None:
+def test_the_confusion_matrix_counts_and_colors_mistakes_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     labels = torch.tensor([4, 4, 4, 4, 7, 7])
     predicted = torch.tensor([9, 9, 9, 4, 7, 2])
     figure = figures.confusion_matrix(predicted, labels)
@@ -124,6 +127,9 @@ def test_the_confusion_matrix_counts_and_colors_mistakes_alone() -> None:
     assert isinstance(colors, np.ma.MaskedArray)
     assert colors.mask.diagonal().all() and colors[4, 9] == 3
     assert title(figure) == "4 of 6 misread, most often 4 as 9 (3 times)"
+    monkeypatch.setattr("mnist_lightning.figures.evaluation.NUM_CLASSES", 12)
+    (axes,) = figures.confusion_matrix(predicted, labels, "0123456789AB").axes
+    assert len(axes.get_xticks(minor=True)) == 11  # a line between each two classes
 
 
 def test_mistakes_come_surest_first_and_say_what_was_read_and_what_is() -> None:

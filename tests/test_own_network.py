@@ -10,6 +10,7 @@ from conftest import PLAIN, call, run
 
 from mnist_lightning.checkpoint import load, read_checkpoint, to_safetensors
 from mnist_lightning.errors import UserError
+from mnist_lightning.figures.measures import map_layers
 from mnist_lightning.network import Network, ResNet, build
 from mnist_lightning.training.classifier import MNISTClassifier
 
@@ -21,11 +22,14 @@ class Net(Network):
     def __init__(self, width: int = 4) -> None:
         super().__init__()
         self.conv = nn.Conv2d(1, width, 5, stride=2)
-        self.head = nn.Sequential(nn.Linear(width * 144, 16), nn.ReLU(), nn.Linear(16, 10))
-        self.spare = nn.ReLU()
+        self.hidden = nn.Linear(width * 144, 16)
+        self.relu = nn.ReLU()
+        self.dense = nn.Linear(16, 10)
+        self.unused = nn.ReLU()
 
     def forward(self, pixels):
-        return self.head(self.conv(pixels).relu().flatten(1))
+        hidden = self.hidden(self.conv(pixels).relu().flatten(1))
+        return self.dense(self.relu(hidden))
 """
 # base.yaml's settings of ConvNet do not fit another network, and smoke.yaml has some.
 SHORT = ["--data.train_size=640", "--data.val_size=100", "--trainer.max_epochs=1"]
@@ -73,10 +77,13 @@ def test_every_command_takes_it(
     name = ["--ckpt_path", CHECKPOINT, "--network", "mine.Net"]
     digit = Path(__file__).parents[1] / "docs/digits/7.jpg"
     assert call(monkeypatch, "read", *name, digit) == 0
-    assert call(monkeypatch, "report", *name, "--data_root", root) == 0
-    assert Path("report/layers.png").is_file()
-    line = call(monkeypatch, "report", *name, "--picture", digit, "--layer=spare")
-    assert "the network does not use its layer 'spare'" in str(line)
+    report = ["report", *name, "--data_root", root]
+    line = call(monkeypatch, *report, "--layer=unused")
+    assert line == "error: the network does not use its layer 'unused'"
+    assert call(monkeypatch, *report) == 0
+    for figure in ("feature_maps", "layers"):  # of the convolution: its ReLU is no layer
+        assert Path(f"report/{figure}.png").exists()
+    assert map_layers(load(CHECKPOINT)) == ["conv"]
     assert call(monkeypatch, "export", *name, "own.safetensors") == 0
     assert call(monkeypatch, "runs", "--network", "mine.Net") == 0
     assert "1 of 1" in capsys.readouterr().out

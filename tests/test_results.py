@@ -31,7 +31,14 @@ def test_one_run_has_no_deviation() -> None:
 
 
 def test_the_page_names_the_command_that_makes_a_row_again() -> None:
-    page = results.page(lambda name: lines(0.99, 0.992) if name == "base" else [])
+    read: list[str] = []
+
+    def read_lines(name: str) -> list[dict[str, Any]]:
+        read.append(name)
+        return lines(0.99, 0.992) if name == "base" else []
+
+    page = results.page(read_lines)
+    assert len(read) == len(set(read))  # files are read once
     assert "python scripts/seeds.py base --test --seeds 0 1 --x " in page
     assert "Few labels" not in page  # no heading without a row
 

@@ -93,6 +93,8 @@ def test_the_page_is_that_of_the_figures_that_are_there(monkeypatch: Any) -> Non
     rows = json.loads(robustness.RESULTS.read_text())
     assert list(rows) == list(robustness.ROWS)
     assert robustness.PAGE.read_text() == robustness.page(rows), "run scripts/robustness.py"
+    del rows["wild"]
+    assert "reads not measured over all rows" in robustness.page(rows)
 
 
 def test_the_remarks_figures_are_the_tables() -> None:

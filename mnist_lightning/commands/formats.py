@@ -198,7 +198,7 @@ def export(paths: list[str], output: Path, overwrite: bool = False, int8: bool =
         digits = f"another digit than torch for {differing} of 10,000 test images"
     line = f"wrote {output} ({by}): {digits}, probabilities within {difference:.1g}"
     if any(getattr(each, "views", False) for each in networks_of(network)):
-        line += ", if both take the views of every image; by itself torch does if it is unsure"
+        line += "; compared with all views of every image, which torch takes if it is unsure of one"
     return line
 
 
