@@ -299,12 +299,18 @@ def _flatten(picture: Image.Image) -> Image.Image:
         picture = picture.convert("RGBA")
         color = _background(picture)
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, color), picture)
-    if picture.mode in ("1", "L"):
+    if picture.mode == "1":
         return picture.convert("L")
-    picture = picture.convert("RGB")
-    red, green, blue = np.moveaxis(np.asarray(picture), 2, 0)
-    is_gray = np.array_equal(red, green) and np.array_equal(green, blue)
-    return picture.convert("L") if is_gray else picture  # a third of the work
+    if picture.mode not in ("L", "RGB"):  # to its own mode it would be copied
+        picture = picture.convert("RGB")
+    return picture.convert("L") if _is_gray(picture) else picture  # a third of the work
+
+
+def _is_gray(picture: Image.Image) -> bool:
+    """Return whether all of a picture, in mode RGB or L, is gray; it is copied in parts."""
+    width, height = picture.size
+    parts = (np.asarray(picture.crop((0, y, width, y + 256))) for y in range(0, height, 256))
+    return picture.mode == "RGB" and all((part == part[:, :, :1]).all() for part in parts)
 
 
 def _background(picture: Image.Image) -> tuple[int, ...]:
