@@ -8,6 +8,7 @@ from pathlib import Path
 import notebook
 import pictures
 import pytest
+import results
 import torch
 
 from mnist_lightning.figures.measures import layer_output
@@ -90,6 +91,16 @@ def test_the_losses_of_the_overfitting_example_are_its_runs() -> None:
     for name, form in (("train_loss", ".3f"), ("val_loss", ".3f"), ("val_accuracy", ".1%")):
         for run in runs:
             assert f"{run[name][-1]:{form}}" in TOUR
+
+
+def test_the_spread_of_the_main_configuration_is_its_rows() -> None:
+    lines = (ROOT / "docs" / "results" / "base.jsonl").read_text().splitlines()
+    accuracies = [100 * json.loads(line)["test/accuracy"] for line in lines]
+    low, high = min(accuracies), max(accuracies)
+    text, mean = " ".join(TOUR.split()), results.mean_and_deviation(accuracies, 2, "%")
+    assert f"gave {low:.2f}% to {high:.2f}% over five seeds, {mean} " in text
+    assert len(lines) == 5 and round(100 * (high - low)) == 10
+    assert "one of its runs makes ten errors fewer than another" in text
 
 
 def test_a_picture_that_is_not_there_is_refused_and_the_others_named(
