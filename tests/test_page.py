@@ -235,7 +235,7 @@ def test_the_camera_takes_a_picture(page: "playwright.Page") -> None:
     playwright.expect(page.locator("#video")).to_be_hidden()
 
 
-def test_a_page_without_the_camera_asks_the_telephones(page: "playwright.Page") -> None:
+def test_a_page_without_the_camera_asks_the_phones(page: "playwright.Page") -> None:
     page.evaluate("Object.defineProperty(navigator, 'mediaDevices', { value: undefined })")
     with page.expect_file_chooser() as chooser:
         page.click("#camera")
@@ -441,7 +441,7 @@ def test_no_rule_of_accessibility_is_broken(page: "playwright.Page") -> None:
     assert [each.get_attribute("id") for each in live.all()] == ["note", "spoken"]
 
 
-# A telephone on its side; and 1280x800, zoomed to 200%.
+# A phone on its side; and 1280x800, zoomed to 200%.
 @pytest.mark.parametrize(
     "page",
     [{"viewport": {"width": w, "height": h}} for w, h in ((844, 390), (640, 400))],
@@ -472,7 +472,7 @@ def test_a_layer_without_maps_is_not_shown(browser: "playwright.Browser") -> Non
         page.close()
 
 
-def test_a_report_breaks_no_rule_and_fits_a_telephone(
+def test_a_report_breaks_no_rule_and_fits_a_phone(
     browser: "playwright.Browser", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -56,7 +56,7 @@ from mnist_lightning.reading.picture import (
     open_picture,
 )
 from mnist_lightning.reading.reader import Page, read
-from mnist_lightning.sizes import NUM_CLASSES
+from mnist_lightning.sizes import CLASSES, NUM_CLASSES
 from mnist_lightning.text import printable, program
 
 if TYPE_CHECKING:
@@ -210,12 +210,12 @@ def create_app(
     async def post_keep(request: Request) -> Any:
         assert collect
         folder, place, digit = collect, place_in(request), request.query_params.get("digit", "")
-        if not re.fullmatch("[0-9]", digit):
-            raise HTTPException(400, "digit must be 0 to 9")
+        if digit not in CLASSES:
+            raise HTTPException(400, f"digit must be {CLASSES[0]} to {CLASSES[-1]}")
 
         def keep_one(picture: bytes) -> dict[str, Any]:
             page = read(picture, network)
-            keep(folder, page.digits[nearest(page, place)].image, int(digit))
+            keep(folder, page.digits[nearest(page, place)].image, CLASSES.index(digit))
             return {"kept": kept(folder)}
 
         return await answer(request, keep_one)

@@ -32,6 +32,8 @@ HEADERS = {
 }
 
 
+# uvicorn has no public way to end a request that does not arrive, or to close the idlest of too
+# many connections, so pyproject.toml keeps it below the first version that was not tried.
 class Connection(H11Protocol):
     """A connection that is closed if its next request does not arrive in time.
 

@@ -167,7 +167,11 @@ async function ask() {
     } catch (error) {
       if (strokes.length && error.status === 400) show(null); // a dot is not a digit yet
       else tell(strokes.length ? error.message : `${picture.caption}: ${error.message}`, true);
-      if (strokes.length || ![400, 413].includes(error.status)) continue; // it is not the picture's fault
+      if (strokes.length) continue;
+      if (![400, 413].includes(error.status)) { // not the picture's fault: it stays
+        show(null);
+        continue;
+      }
       items = items.filter((item) => item.picture !== picture); // what it replaced comes back
       redraw();
       changed = true;
@@ -391,13 +395,15 @@ function tile(digit) {
 
 async function film() {
   if (!navigator.mediaDevices) return $("photo").click();
+  let stream = null;
   try {
     const video = { facingMode: "environment", width: { ideal: 1280 } };
-    const stream = await navigator.mediaDevices.getUserMedia({ video });
+    stream = await navigator.mediaDevices.getUserMedia({ video });
     stopFilming();
     $("video").srcObject = stream;
     await $("video").play();
   } catch (error) {
+    if ($("video").srcObject !== stream) return; // a second click began another
     stopFilming();
     const refused = error.name === "NotAllowedError";
     return tell(refused ? "The browser does not allow this page the camera." : "There is no camera to use.", true);
