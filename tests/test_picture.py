@@ -106,6 +106,7 @@ def test_the_limit_counts_all_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mnist_lightning.reading.picture.MAX_PAGES", 2)
     with pytest.raises(UserError, match="over 2 pages"):
         next(open_pages(tiff))
+    assert count_pages(tiff) == 2
 
 
 def test_pages_before_the_damage_are_read() -> None:

@@ -131,14 +131,17 @@ def open_pages(source: Source) -> Iterator[Image.Image]:
 
 
 def count_pages(source: Source) -> int:
-    """Return the number of pages that `open_pages` finds.
+    """Return the number of pages in a file, or `MAX_PAGES` if there are more.
 
     Raises:
         UserError: If it is no picture.
         OSError: If the file can't be read.
     """
     with _open(source) as file:
-        return len(_find_pages(file)[0])
+        try:
+            return len(_find_pages(file)[0])
+        except UserError:  # too many, which keeps nobody from the first
+            return MAX_PAGES
 
 
 def decode(picture: Image.Image) -> Image.Image:

@@ -487,7 +487,10 @@ for (const input of [$("file"), $("photo")]) {
     input.value = ""; // the same file may be chosen again
   };
 }
-$("others").onclick = () => fetchDigits(true).catch((error) => tell(error.message, true));
+$("others").onclick = () => fetchDigits(true).catch((error) => {
+  tell(error.message, true);
+  polling = setTimeout(poll, 5000);
+});
 
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") $("video").hidden ? clear() : stopFilming();
