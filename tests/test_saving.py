@@ -355,6 +355,20 @@ def test_a_run_whose_time_is_up_within_an_epoch_ends_with_the_same_bits(
     assert all(torch.equal(weight, expected[name]) for name, weight in weights.items())
 
 
+def test_a_run_that_must_go_on_after_its_time_is_not_saved_at_each_step(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, save = [], VerifiedCheckpointIO.save_checkpoint
+
+    def count(io: Any, checkpoint: dict[str, Any], path: str, **_: Any) -> None:
+        saved.append(checkpoint["global_step"])
+        save(io, checkpoint, path)
+
+    monkeypatch.setattr(VerifiedCheckpointIO, "save_checkpoint", count)
+    fit(root, default_root_dir=tmp_path, max_epochs=2, min_epochs=1, callbacks=[TimeUp()])
+    assert set(saved) == {8}
+
+
 def test_the_time_is_looked_at_before_what_saves_when_it_is_up() -> None:
     kinds = [type(each) for each in Trainer(max_time="00:01:00:00", **QUIET).callbacks]  # type: ignore[attr-defined]
     assert kinds.count(Timer) == 1 and kinds.index(Timer) < kinds.index(SaveOnSignal)

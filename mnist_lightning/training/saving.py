@@ -261,7 +261,7 @@ class SaveOnSignal(Callback):
         """Save and stop, unless the step is an epoch's last: the epoch's own save comes soon."""
         # Where steps are not waited for, ranks that ask each other would wait for each.
         waits = trainer.world_size > 1 and pl_module.device.type != "cpu"
-        stops = trainer.should_stop  # a Timer's time is up, on all ranks
+        stops = trainer.should_stop and _may_stop(trainer)  # a Timer's time is up, on all ranks
         if waits and not stops and (batch_idx + 1) % LOOK_EVERY:
             return
         told = self._any_told(trainer)
@@ -314,6 +314,12 @@ class SaveOnSignal(Callback):
             say(f"stopped by {received.name} after step {trainer.global_step}; {again} resumes")
         # The launcher takes another code of the processes that it started for a crash.
         raise SystemExit(128 + received if trainer.local_rank == 0 else 0)
+
+
+def _may_stop(trainer: pl.Trainer) -> bool:
+    """Return whether `min_epochs` and `min_steps`, until which Lightning goes on, are reached."""
+    epochs, steps = trainer.min_epochs or 0, trainer.min_steps or 0
+    return trainer.current_epoch >= epochs and trainer.global_step >= steps
 
 
 def _log_step(trainer: pl.Trainer) -> None:
