@@ -65,6 +65,7 @@ ORDER = {
         "cuts",
         "lines",
         "segments",
+        "joined",
         "workers",
         "reader",
     ],

@@ -14,7 +14,7 @@ sizes.SIDE, sizes.CLASSES, sizes.NUM_CLASSES = 32, tuple(string.ascii_lowercase)
 
 import numpy as np
 import torch
-from mnist_lightning import load, read_images
+from mnist_lightning import load, read, read_images
 from mnist_lightning.data.augment import Augmentation, _spread
 from mnist_lightning.__main__ import main
 
@@ -33,6 +33,9 @@ for arguments in (
     except SystemExit as exit_:
         assert not exit_.code, exit_.code
 (reading,) = read_images(np.zeros((1, 32, 32), np.uint8), load(path))
+wide = np.ones((200, 200))
+wide[80:120, 20:80] = wide[80:120, 120:180] = wide[95:105, 80:120] = 0  # which cuts are tried for
+assert read(wide, load(path)).digits
 augmentation = Augmentation(no_digit_share=0.9)
 table, digits = augmentation.table(26, 1, (0, 0))[0], torch.rand(26, 1, 32, 32)
 _, labels = augmentation(digits, torch.arange(26), table, digits)

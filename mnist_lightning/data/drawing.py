@@ -32,7 +32,7 @@ def draw(curves: Tensor, radii: Tensor) -> Tensor:
     return shares.amax(dim=1).view(-1, 1, SIDE, SIDE)
 
 
-def to_convention(pixels: Tensor) -> Tensor:
+def to_convention(pixels: Tensor, width: int = SIDE) -> Tensor:
     """Scale and place ink as MNIST's digits are.
 
     Its box becomes 20 pixels long at its longer side, and its center of mass lies in the middle (at
@@ -40,24 +40,28 @@ def to_convention(pixels: Tensor) -> Tensor:
 
     Args:
         pixels: float32 `(B, 1, H, W)` in [0, 1].
+        width: Of the images, in pixels. In wider ones than MNIST's the box is 20 pixels high, if it
+            is not wider then than `width` without a margin of 4.
 
     Returns:
-        float32 `(B, 1, 28, 28)` in [0, 1].
+        float32 `(B, 1, 28, width)` in [0, 1].
     """
     sums = pixels[:, 0].sum(dim=2), pixels[:, 0].sum(dim=1)  # of each row, of each column
     boxes = [_ends(pixels[:, 0].amax(dim=dim) > 0.2) for dim in (2, 1)]
-    scale = 20 / torch.stack([high - low for low, high in boxes]).amax(dim=0)
+    sides = SIDE, width
+    fits = [(side - 8) / (high - low) for side, (low, high) in zip(sides, boxes, strict=True)]
+    scale = torch.minimum(*fits)
     weights = []
-    for sum_, (low, high) in zip(sums, boxes, strict=True):
+    for side, sum_, (low, high) in zip(sides, sums, boxes, strict=True):
         places = torch.arange(sum_.shape[1], device=pixels.device) + 0.5
         center = (sum_ * places).sum(dim=1) / sum_.sum(dim=1).clamp(min=1e-6)
-        corner = (SIDE / 2 + 0.5 - (center - low) * scale).round().clamp(min=0)
-        corner = torch.minimum(corner, (SIDE - (high - low) * scale).floor())
-        # What each of the SIDE places sees of the input: a triangle, of two places' width.
-        seen = (torch.arange(SIDE, device=pixels.device) + 0.5 - corner[:, None]) / scale[:, None]
-        width = (1 / scale).clamp(min=1)[:, None, None]
+        corner = (side / 2 + 0.5 - (center - low) * scale).round().clamp(min=0)
+        corner = torch.minimum(corner, (side - (high - low) * scale).floor())
+        # What each of its places sees of the input: a triangle, of two places' width.
+        seen = (torch.arange(side, device=pixels.device) + 0.5 - corner[:, None]) / scale[:, None]
+        reach = (1 / scale).clamp(min=1)[:, None, None]
         distance = ((low[:, None] + seen)[:, :, None] - places).abs()
-        weight = (1 - distance / width).clamp(min=0)
+        weight = (1 - distance / reach).clamp(min=0)
         weights.append(weight / weight.sum(dim=2, keepdim=True).clamp(min=1))
     rows, columns = weights
     return (rows @ pixels[:, 0] @ columns.mT).clamp(0, 1).unsqueeze(1)

@@ -42,29 +42,20 @@ def neighbors(
         torch.where(is_left[:, None, None, None], *pair) for pair in ((own, other), (other, own))
     )
 
-    # The right one is moved until their ink touches in some row: 1 to 3 pixels of it overlap, or
-    # none, or there is a gap of 1 or 2.
-    columns = torch.arange(PLACE, device=pixels.device)
-    last = torch.where(left[:, 0] > 0.3, columns, -PLACE).amax(dim=2)
-    first = torch.where(right[:, 0] > 0.3, columns, 2 * PLACE).amin(dim=2)
-    last = F.max_pool1d(last[:, None].float(), 3, 1, 1)[:, 0]  # corners touch too
-    distance, row = (first - last).min(dim=1)
-    move = (1 + (6 * gap).floor() - 3 - distance).clamp(0, PLACE).long()
-    columns = torch.arange(2 * PLACE, device=pixels.device)
-    index = (columns - move[:, None]) % (2 * PLACE)
-    left, right = F.pad(left, (0, PLACE)), F.pad(right, (0, PLACE))
-    right = right.gather(3, index[:, None, None].expand_as(right))
+    left, right, last, first = join(left, right, 1 + (6 * gap).floor() - 3)
+    middles = (last + first + 1) / 2
+    _, row = (first - last).min(dim=1)
 
     # A cut is a parabola through the place where they touch, or follows the border between them;
     # half of the cuts are moved by up to 3 pixels, others by up to 16, and a fifth cuts nothing.
-    border = (last + first + move[:, None] + 1) / 2
-    middle = border.gather(1, row[:, None])
-    border = torch.minimum(torch.maximum(border, middle - 8), middle + 8)
+    middle = middles.gather(1, row[:, None])
+    border = torch.minimum(torch.maximum(middles, middle - 8), middle + 8)
     border = F.avg_pool1d(border[:, None], 5, 1, 2, count_include_pad=False)[:, 0]
     rows = torch.arange(PLACE, device=pixels.device) - row[:, None]
     curve = middle + (slant[:, None] - 0.5) * 1.4 * rows + (bend[:, None] - 0.5) * 0.04 * rows**2
     moved = 2 * (place - 0.5) * torch.where(reach < 0.5, 3.0, 16.0)
     cut = torch.where((follows < 0.4)[:, None], border, curve) + moved[:, None]
+    columns = torch.arange(2 * PLACE, device=pixels.device)
     before = (cut[:, :, None] - columns).clamp(0, 1)[:, None]
     is_left = is_left[:, None, None, None]
     kept = torch.where(is_left, before, 1 - before)
@@ -88,6 +79,31 @@ def neighbors(
     is_known = (lost < 0.08) | is_part | ((lost < 0.2) & (dirt > 0.4))
     pieces = torch.where(is_known[:, None, None, None], pieces, pixels)
     return pieces, torch.where(is_known, share, 1)
+
+
+def join(left: Tensor, right: Tensor, gap: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Move ink to the right of other ink until, in the row where they are nearest, they touch.
+
+    Args:
+        left: float32 `(B, 1, H, V)` in [0, 1].
+        right: float32 `(B, 1, H, W)` in [0, 1].
+        gap: float32 `(B,)`, a whole number of pixels from the last of the left one's ink to the
+            first of the right one's: 1 where they touch, below 1 where they overlap.
+
+    Returns:
+        Both in their places, `(B, 1, H, V + W)`; and float32 `(B, H)`, the column of each row's
+        last ink of the left one, and of the first of the right one.
+    """
+    room, width = left.shape[3], left.shape[3] + right.shape[3]
+    columns = torch.arange(width, device=left.device)
+    left, right = (F.pad(ink, (0, width - ink.shape[3])) for ink in (left, right))
+    last = torch.where(left[:, 0] > 0.3, columns, -room).amax(dim=2)
+    first = torch.where(right[:, 0] > 0.3, columns, width).amin(dim=2)
+    last = F.max_pool1d(last[:, None].float(), 3, 1, 1)[:, 0]  # corners touch too
+    move = (gap - (first - last).amin(dim=1)).clamp(0, room).long()
+    index = (columns - move[:, None]) % width
+    right = right.gather(3, index[:, None, None].expand_as(right))
+    return left, right, last, first + move[:, None]
 
 
 def _scaled(pixels: Tensor, scale: Tensor, down: Tensor) -> Tensor:

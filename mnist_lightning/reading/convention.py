@@ -52,29 +52,34 @@ def to_mnist(picture: Image.Image) -> "Tensor":
     return torch.from_numpy(place(depth, stroke_width(depth)))
 
 
-def place(ink: np.ndarray, stroke: float) -> np.ndarray:
+def place(ink: np.ndarray, stroke: float, width: int = SIDE) -> np.ndarray:
     """Scale a digit to 20 pixels and center it in 28x28, its strokes no thinner than MNIST's.
 
     Args:
         ink: float32 `(H, W)`, 0 for the paper to 1 for full ink; the digit fills it.
         stroke: Its `stroke_width`.
+        width: Of the image, in pixels. In wider ones than MNIST's the ink is 20 pixels high, if it
+            is not wider then than `width` without a margin of 4.
 
     Returns:
-        uint8 `(28, 28)`.
+        uint8 `(28, width)`.
     """
+    sides = SIDE, width
     if max(ink.shape) > LARGEST:  # widening strokes would take long
         ink = np.asarray(fit(Image.fromarray(ink), LARGEST))
         stroke = stroke_width(ink)
-    pixel = max(ink.shape) / 20  # one of the 20, in pixels of `ink`
+    # One of the image's, in pixels of `ink`
+    pixel = max(length / (side - 8) for length, side in zip(ink.shape, sides, strict=True))
     growth = max(0, round((MIN_STROKE * pixel - stroke) / 2))
     if growth:  # scaling would turn a thin stroke pale
         ink = dilate(np.pad(ink, growth), 2 * growth + 1, 2 * growth + 1)
-    small = np.asarray(fit(Image.fromarray(ink), 20)).clip(0, 1)  # bicubic scaling overshoots
-    height, width = small.shape
-    corner = SIDE / 2 - np.array(_center_of_mass(small))
-    row, column = corner.round().astype(int).clip(0, (SIDE - height, SIDE - width))
-    image = np.zeros((SIDE, SIDE), np.uint8)
-    image[row : row + height, column : column + width] = (255 * small).round()
+    pixel = max(length / (side - 8) for length, side in zip(ink.shape, sides, strict=True))
+    small = np.asarray(fit(Image.fromarray(ink), round(max(ink.shape) / pixel)))
+    small = small.clip(0, 1)  # bicubic scaling overshoots
+    corner = np.divide(sides, 2) - _center_of_mass(small)
+    row, column = corner.round().astype(int).clip(0, np.subtract(sides, small.shape))
+    image = np.zeros(sides, np.uint8)
+    image[row : row + len(small), column : column + small.shape[1]] = (255 * small).round()
     return image
 
 

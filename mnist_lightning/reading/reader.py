@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, overload
 
 import numpy as np
@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from mnist_lightning.errors import UserError
+from mnist_lightning.reading.joined import load_joined
 from mnist_lightning.reading.picture import Source, to_bytes
 from mnist_lightning.reading.segments import Segment
 from mnist_lightning.reading.workers import FEW, search
@@ -145,7 +146,7 @@ def read_each(
         keeps a file from being opened is page 0.
     """
     arrays = map(_to_array, sources)
-    every = search(arrays, len(sources), partial(_classify, network), all_pages)
+    every = search(arrays, len(sources), partial(_answer, network), all_pages)
     with _one_thread() if len(sources) > FEW else nullcontext():
         for pages in every:
             yield {
@@ -220,9 +221,19 @@ def _to_array(source: Any) -> Any:
         raise UserError(f"a tensor that NumPy can't hold: {error}") from error
 
 
+def _answer(network: Network, images: np.ndarray) -> np.ndarray:
+    """Return what the network reads in images, or in wider ones the network of joined digits."""
+    return _classify(network if images.shape[2] == SIDE else _joined(), images)
+
+
+@cache
+def _joined() -> Network:
+    return load_joined()
+
+
 @torch.inference_mode()
 def _classify(network: Network, images: np.ndarray) -> np.ndarray:
-    """Return the probabilities, float32 `(N, 10)`, for images, uint8 `(N, 28, 28)`."""
+    """Return the probabilities, float32 `(N, K)`, for images, uint8 `(N, 28, W)`."""
     # Of few sizes, since torch keeps memory for each size that it has seen
     sizes = [BATCH] * (len(images) // BATCH)
     sizes += [size for size in (16, 8, 4, 2, 1) if len(images) % BATCH & size]

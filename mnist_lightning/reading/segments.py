@@ -4,6 +4,8 @@ Ink that hangs together is a part. A digit may consist of several parts, and dig
 one. So parts are cut where little ink is crossed, runs of neighboring pieces are proposed as
 digits, the network reads them all, and the row of digits that it is surest of is taken: the
 over-segmentation of LeCun et al., Gradient-based learning applied to document recognition, 1998.
+Pieces of a part can be good digits and yet the wrong ones, so a second network, which sees the part
+whole, has a say in what it holds.
 """
 
 from collections.abc import Generator, Iterator
@@ -18,6 +20,7 @@ from mnist_lightning.reading.convention import as_it_is, place
 from mnist_lightning.reading.cuts import CUT, find_cuts
 from mnist_lightning.reading.ink import Ink, find_ink
 from mnist_lightning.reading.lines import SPECK, Part, height_of, lines_of
+from mnist_lightning.sizes import CLASSES, NUM_CLASSES, SIDE
 
 SURE = 0.97  # probability from which on a part is not cut, unless it is wide
 WIDE = 0.9  # of the line's height, in its width
@@ -29,9 +32,17 @@ WIDEST_ALONE = 2.0  # of the line's height, in its width
 TALL = 0.75  # of the line's height; two such parts side by side are two digits
 MOST_BORDERS = 24  # from a digit's beginning to its end
 WEIGHT = 2.0  # of a digit's logarithm of probability, beside what the cuts cost
+JOINED_WEIGHT = 0.3  # of that of a part's text, to the network that sees it whole
+SINGLE = 5.0  # times as often as in that network's training a part is a single digit
+LEAST = 1e-6  # probability of a text
 FLAT = 2.0  # what it costs for each height that it is wider than high
 SHORT = 2.5  # for each line's height that it is below
 LOW = 0.75  # of the line's height
+
+# What the second network takes and answers, for digits alone: `reading.joined`
+IS_FOR_JOINED = SIDE == 28 and CLASSES == tuple("0123456789")
+JOINED_WIDTH = 52  # pixels of its images, which are as high as others
+NUM_TEXTS = NUM_CLASSES + NUM_CLASSES**2 + 1  # one digit, two, anything else
 
 GAP = 0.8  # of the line's height, that is a space
 EVEN = 0.2  # of the mean step from digit to digit, as their standard deviation
@@ -53,10 +64,16 @@ class Segment:
     probabilities: np.ndarray
     after_gap: bool = False
 
+    @property
+    def digit(self) -> int:
+        """The most probable digit."""
+        return int(self.probabilities.argmax())
 
-# Yields images of MNIST's convention, uint8 (N, 28, 28); is sent the network's probabilities for
-# them, float32 (N, 10); and returns lines from top to bottom, of digits from left to right. So
-# the network can read the images of many pictures at once.
+
+# Yields images of MNIST's convention, uint8 (N, 28, 28), and is sent the network's probabilities,
+# float32 (N, 10); or wider ones, (N, 28, 52), and is sent those of `reading.joined`, (N, 111).
+# Returns lines from top to bottom, of digits from left to right. So a network can read the images
+# of many pictures at once.
 Search = Generator[np.ndarray, np.ndarray, list[list[Segment]]]
 
 
@@ -76,7 +93,8 @@ class Border:
 
 
 Pair = tuple[Border, Border]
-Way = tuple[float, list[Segment]]  # what digits cost, and these
+Texts = dict[Part, np.ndarray]  # of parts, what each of the 111 answers costs, float32 (111,)
+Way = tuple[float, list[Pair]]  # what digits cost, and where each of them lies
 
 
 def find_segments(picture: Image.Image) -> Search:
@@ -136,36 +154,47 @@ def _find_in_ink(ink: Ink) -> Search:
     lines = [(line, height_of(line)) for line in lines_of(ink)]
     borders = [[Border(number) for number in range(len(line) + 1)] for line, _ in lines]
     known: dict[Pair, Segment | None] = {}
-    ways = yield from _best_ways(lines, borders, known, 0, [(np.inf, [])] * len(lines))
-    to_cut: dict[Part, float] = {}  # what a part costs uncut: no cut that costs more can pay
-    widths = 0.0
+    texts: Texts = {}
+    worst: list[Way] = [(np.inf, [])] * len(lines)
+    ways = yield from _best_ways(lines, borders, known, texts, 0, worst)
+    to_cut: list[tuple[Part, Segment, float]] = []
     for (line, height), ends in zip(lines, borders, strict=True):
         for part, pair in zip(line, pairwise(ends), strict=True):
-            width, segment = part.ink.shape[1] / height, known[pair]
-            is_sure = segment is not None and segment.probabilities.max() >= SURE
-            if not part.is_dot and (width > WIDE or not is_sure):
-                to_cut[part] = _cost(segment, height) if segment else np.inf
-                widths += width
-    if widths > MOST_TO_CUT:
-        to_cut = {}
+            segment = known[pair]
+            if segment and not part.is_dot:
+                is_sure = segment.probabilities.max() >= SURE
+                if part.ink.shape[1] > WIDE * height or not is_sure:
+                    to_cut.append((part, segment, height))
+    if sum(part.ink.shape[1] / height for part, _, height in to_cut) > MOST_TO_CUT:
+        to_cut = []
+    if to_cut and IS_FOR_JOINED:
+        images = [place(part.ink, part.stroke, JOINED_WIDTH) for part, _, _ in to_cut]
+        for (part, _, _), answer in zip(to_cut, (yield np.stack(images)), strict=True):
+            weighed = answer * np.where(np.arange(NUM_TEXTS) < NUM_CLASSES, SINGLE, 1)
+            texts[part] = -JOINED_WEIGHT * np.log((weighed / weighed.sum()).clip(LEAST))
+        ways = yield from _best_ways(lines, borders, known, texts, 0, worst)
+    most: dict[Part, float] = {}  # what a part costs uncut: no cut that costs more can pay
+    for part, segment, height in to_cut:
+        most[part] = _cost(segment, height) + (texts[part][segment.digit] if texts else 0)
     for (line, height), ends, (cost, _) in zip(lines, borders, ways, strict=True):
         ends += [
             Border(number, *cut)
             for number, part in enumerate(line)
-            if min(to_cut.get(part, 0.0), cost) > CUT
+            if min(most.get(part, 0.0), cost) > CUT
             for cut in find_cuts(part.ink, height)
-            if cut[1] <= min(to_cut[part], cost)
+            if cut[1] <= min(most[part], cost)
         ]
         ends.sort(key=lambda border: border.part)  # which keeps the order of a part's cuts
     for num_cuts in (1, 2):
-        ways = yield from _best_ways(lines, borders, known, num_cuts, ways)
-    return [way for _, way in ways]
+        ways = yield from _best_ways(lines, borders, known, texts, num_cuts, ways)
+    return [[known[pair] for pair in way] for _, way in ways]  # type: ignore[misc]
 
 
 def _best_ways(
     lines: list[tuple[list[Part], float]],
     borders: list[list[Border]],
     known: dict[Pair, Segment | None],
+    texts: Texts,
     num_cuts: int,
     ways: list[Way],
 ) -> Generator[np.ndarray, np.ndarray, list[Way]]:
@@ -177,8 +206,9 @@ def _best_ways(
         lines: Their parts and height.
         borders: Of each line, from left to right.
         known: What is read between two borders, None if it is no digit; it is added to.
+        texts: What each text of a part costs.
         num_cuts: How many of a digit's two borders may be cuts.
-        ways: The best digits of each line so far.
+        ways: The best of each line so far.
     """
     pairs = [
         [pair for pair in _pairs(*line, ends, num_cuts) if pair[0].cost + pair[1].cost <= cost]
@@ -194,23 +224,45 @@ def _best_ways(
                     images.append(place(part.ink, part.stroke))
                     box = part.left, part.top, part.right, part.bottom
                     asked.append((pair, box, part.is_dot))
-    if not images:
-        return ways
-    answers = yield np.stack(images)
-    for (pair, box, is_dot), image, answer in zip(asked, images, answers, strict=True):
-        known[pair] = Segment(box, image, np.full_like(answer, 0.1) if is_dot else answer)
+    if images:
+        answers = yield np.stack(images)
+        for (pair, box, is_dot), image, answer in zip(asked, images, answers, strict=True):
+            known[pair] = Segment(box, image, np.full_like(answer, 0.1) if is_dot else answer)
     ways = []
-    for (_, height), ends, row in zip(lines, borders, pairs, strict=True):
+    for (line, height), ends, row in zip(lines, borders, pairs, strict=True):
         best: dict[Border, Way] = {ends[0]: (0.0, [])}
         for start, end in row:
             segment = known[start, end]
             if segment and start in best:
                 cost, way = best[start]
+                way = [*way, (start, end)]
                 cost += end.cost + _cost(segment, height)
+                if line[start.part] in texts:
+                    text = _text(way, known)
+                    cost += 0 if text is None else texts[line[start.part]][text]
                 if end not in best or cost < best[end][0]:
-                    best[end] = cost, [*way, segment]
+                    best[end] = cost, way
         ways.append(best[ends[-1]])
     return ways
+
+
+def _text(way: list[Pair], known: dict[Pair, Segment | None]) -> int | None:
+    """Return the text that the last digit of a way makes of the part that it begins in.
+
+    Returns:
+        Its number among those of `reading.joined`; None if the part is only begun, or a piece of it
+        belongs to a digit of other parts too, or there was a text of three digits before.
+    """
+    start, end = way[-1]
+    digits = [segment.digit for pair in way[-2:] if (segment := known[pair])]
+    if start.cut is None:
+        return digits[-1] if _is_whole(start, end) else None
+    if end.cut is not None:
+        return NUM_TEXTS - 1 if end.part == start.part else None  # a third digit follows
+    first = way[-2][0]
+    if first.cut is not None or first.part != start.part or end.part != start.part + 1:
+        return None
+    return NUM_CLASSES * (digits[0] + 1) + digits[1]
 
 
 def _cost(segment: Segment, line_height: float) -> float:
