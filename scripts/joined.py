@@ -33,7 +33,7 @@ from mnist_lightning.data.nondigits import NUM_NUMBERS, nondigits
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import replace_file
 from mnist_lightning.reading.joined import TRAINED, Joined
-from mnist_lightning.reading.segments import JOINED_WIDTH, NUM_TEXTS
+from mnist_lightning.reading.segments import JOINED_WIDTH, NUM_ANSWERS
 from mnist_lightning.sizes import NUM_CLASSES, SIDE
 
 BATCH = 128
@@ -83,7 +83,7 @@ class Made(IterableDataset[tuple[Tensor, Tensor]]):
         wide[:none] = F.pad(first, (0, 2 * PLACE))[:none]
         wide[one:more] = three[one:more]
         texts = NUM_CLASSES * (digits[0] + 1) + digits[1]
-        texts[:one], texts[one:none] = digits[0, :one], NUM_TEXTS - 1
+        texts[:one], texts[one:none] = digits[0, :one], NUM_ANSWERS - 1
         matrices = affine_table(BATCH, rng, **TOGETHER)
         matrices[::2] = torch.eye(2, 3)  # which leaves half as sharp as they are
         return warp(to_convention(wide, JOINED_WIDTH), matrices), texts
@@ -105,8 +105,8 @@ class Training(pl.LightningModule):
         """Log the shares of single digits and of pairs that are right."""
         pixels, texts = batch
         right = (self.network(pixels).argmax(dim=1) == texts).float()
-        is_two = (texts >= NUM_CLASSES) & (texts < NUM_TEXTS - 1)
-        kinds = {"one": texts < NUM_CLASSES, "two": is_two, "neither": texts == NUM_TEXTS - 1}
+        is_two = (texts >= NUM_CLASSES) & (texts < NUM_ANSWERS - 1)
+        kinds = {"one": texts < NUM_CLASSES, "two": is_two, "neither": texts == NUM_ANSWERS - 1}
         for name, is_kind in kinds.items():
             self.log(name, right[is_kind].mean(), prog_bar=True, batch_size=int(is_kind.sum()))
 
@@ -124,11 +124,17 @@ def main() -> None:
     parser.add_argument("--split", choices=("none", "writers"), default="none", help="hold out?")
     parser.add_argument("--steps", type=int, default=12_000, help="of 128 images")
     parser.add_argument("--seed", type=int, default=0, help="of all that is random")
-    parser.add_argument("--output", type=Path, default=TRAINED, help="the file with the weights")
+    parser.add_argument(
+        "--output", type=Path, help="the file with the weights, if not the package's"
+    )
     options = parser.parse_args()
+    if options.split == "writers" and options.output is None:
+        parser.error("--split writers needs an --output: the package's network learns from all")
+    output = options.output or TRAINED
     root = Path("data")
     datasets.prepare(root, "MNIST")
     images, labels = datasets.read(root, "MNIST", train=True)
+    known = images[:16], labels[:16]  # what another network is shown, to see if it reads digits
     validation = None
     if options.split == "writers":
         held_out = writers.held_out(labels)
@@ -148,9 +154,11 @@ def main() -> None:
         callbacks=[EMAWeightAveraging(decay=0.998)],
     )
     trainer.fit(training, DataLoader(made, batch_size=None))
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(options.output, safetensors.torch.save(training.network.state_dict()))
-    print(f"wrote {options.output}")
+    weights = training.network.state_dict()
+    weights |= {"images": known[0].clone(), "labels": known[1].clone()}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(output, safetensors.torch.save(weights))
+    print(f"wrote {output}")
     if validation is not None:
         trainer.validate(training, validation)
 

@@ -40,8 +40,8 @@ def to_convention(pixels: Tensor, width: int = SIDE) -> Tensor:
 
     Args:
         pixels: float32 `(B, 1, H, W)` in [0, 1].
-        width: Of the images, in pixels. In wider ones than MNIST's the box is 20 pixels high, if it
-            is not wider then than `width` without a margin of 4.
+        width: Of the images, in pixels. In one that is wider than MNIST's the box is 20 pixels
+            high, or `width - 8` wide if it would be wider.
 
     Returns:
         float32 `(B, 1, 28, width)` in [0, 1].

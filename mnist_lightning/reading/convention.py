@@ -58,8 +58,8 @@ def place(ink: np.ndarray, stroke: float, width: int = SIDE) -> np.ndarray:
     Args:
         ink: float32 `(H, W)`, 0 for the paper to 1 for full ink; the digit fills it.
         stroke: Its `stroke_width`.
-        width: Of the image, in pixels. In wider ones than MNIST's the ink is 20 pixels high, if it
-            is not wider then than `width` without a margin of 4.
+        width: Of the image, in pixels. In one that is wider than MNIST's the ink is 20 pixels high,
+            or `width - 8` wide if it would be wider.
 
     Returns:
         uint8 `(28, width)`.
@@ -68,19 +68,22 @@ def place(ink: np.ndarray, stroke: float, width: int = SIDE) -> np.ndarray:
     if max(ink.shape) > LARGEST:  # widening strokes would take long
         ink = np.asarray(fit(Image.fromarray(ink), LARGEST))
         stroke = stroke_width(ink)
-    # One of the image's, in pixels of `ink`
-    pixel = max(length / (side - 8) for length, side in zip(ink.shape, sides, strict=True))
-    growth = max(0, round((MIN_STROKE * pixel - stroke) / 2))
+    growth = max(0, round((MIN_STROKE * _pixel(ink, sides) - stroke) / 2))
     if growth:  # scaling would turn a thin stroke pale
         ink = dilate(np.pad(ink, growth), 2 * growth + 1, 2 * growth + 1)
-    pixel = max(length / (side - 8) for length, side in zip(ink.shape, sides, strict=True))
-    small = np.asarray(fit(Image.fromarray(ink), round(max(ink.shape) / pixel)))
+    long_side = round(max(ink.shape) / _pixel(ink, sides))
+    small = np.asarray(fit(Image.fromarray(ink), long_side))
     small = small.clip(0, 1)  # bicubic scaling overshoots
     corner = np.divide(sides, 2) - _center_of_mass(small)
     row, column = corner.round().astype(int).clip(0, np.subtract(sides, small.shape))
     image = np.zeros(sides, np.uint8)
     image[row : row + len(small), column : column + small.shape[1]] = (255 * small).round()
     return image
+
+
+def _pixel(ink: np.ndarray, sides: tuple[int, int]) -> float:
+    """Return how many pixels of ink make one of an image of these sides, with a margin of 4."""
+    return max(length / (side - 8) for length, side in zip(ink.shape, sides, strict=True))
 
 
 def as_it_is(picture: Image.Image) -> np.ndarray | None:

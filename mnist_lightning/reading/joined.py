@@ -3,6 +3,9 @@
 Cut apart, two digits that touch may be others, each a good one: a 40 whose 0 is cut open is a 43.
 So this network sees them whole. What it answers is no digit of its own: it is part of the judgement
 which cuts are the right ones, and `scripts/joined.py` trains it.
+
+It knows MNIST's digits alone. Whether another network's classes are these is not written anywhere,
+so that one is shown some of MNIST's images, which are kept beside the weights.
 """
 
 from collections import OrderedDict
@@ -10,11 +13,11 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mnist_lightning.reading.segments import JOINED_WIDTH, NUM_TEXTS
-from mnist_lightning.sizes import SIDE
+from mnist_lightning.reading.segments import JOINED_WIDTH, NUM_ANSWERS
 
+HEIGHT = 28  # pixels of an image
 TRAINED = Path(__file__).parent / "joined.safetensors"
 
 
@@ -27,7 +30,7 @@ class Joined(nn.Sequential):
 
     def __init__(self) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        layers["standardize"] = nn.LayerNorm((1, SIDE, JOINED_WIDTH), elementwise_affine=False)
+        layers["standardize"] = nn.LayerNorm((1, HEIGHT, JOINED_WIDTH), elementwise_affine=False)
         in_channels = 1
         for block, channels in enumerate((16, 32, 64), start=1):
             for half in "ab":
@@ -41,17 +44,28 @@ class Joined(nn.Sequential):
                 in_channels = channels
         layers["flatten"] = nn.Flatten()
         layers["drop1"] = nn.Dropout(0.2)
-        layers["dense1"] = nn.Linear(64 * (SIDE // 8) * (JOINED_WIDTH // 8), 256, bias=False)
+        layers["dense1"] = nn.Linear(64 * (HEIGHT // 8) * (JOINED_WIDTH // 8), 256, bias=False)
         layers["norm4"] = nn.BatchNorm1d(256)
         layers["relu4"] = nn.ReLU()
         layers["drop2"] = nn.Dropout(0.3)
-        layers["dense2"] = nn.Linear(256, NUM_TEXTS)
+        layers["dense2"] = nn.Linear(256, NUM_ANSWERS)
         super().__init__(layers)
 
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return logits `(B, 111)` for pixels `(B, 1, 28, 52)`, of any floating type."""
+        return super().forward(pixels.float())
 
-def load_joined() -> Joined:
-    """Return the trained network that comes with the package, in eval mode, on the CPU."""
+
+def load_joined() -> tuple[Joined, Tensor, Tensor]:
+    """Load what comes with the package.
+
+    Returns:
+        The trained network, in eval mode, on the CPU; and MNIST's images to know a network of
+        digits by, uint8 `(16, 28, 28)`, with their labels, `(16,)`.
+    """
+    weights = safetensors.torch.load_file(TRAINED)
+    images, labels = weights.pop("images"), weights.pop("labels")
     with torch.device("meta"):
         network = Joined()
-    network.load_state_dict(safetensors.torch.load_file(TRAINED), assign=True)
-    return network.eval()
+    network.load_state_dict(weights, assign=True)
+    return network.eval(), images, labels

@@ -20,7 +20,6 @@ from mnist_lightning.reading.convention import as_it_is, place
 from mnist_lightning.reading.cuts import CUT, find_cuts
 from mnist_lightning.reading.ink import Ink, find_ink
 from mnist_lightning.reading.lines import SPECK, Part, height_of, lines_of
-from mnist_lightning.sizes import CLASSES, NUM_CLASSES, SIDE
 
 SURE = 0.97  # probability from which on a part is not cut, unless it is wide
 WIDE = 0.9  # of the line's height, in its width
@@ -32,17 +31,16 @@ WIDEST_ALONE = 2.0  # of the line's height, in its width
 TALL = 0.75  # of the line's height; two such parts side by side are two digits
 MOST_BORDERS = 24  # from a digit's beginning to its end
 WEIGHT = 2.0  # of a digit's logarithm of probability, beside what the cuts cost
-JOINED_WEIGHT = 0.3  # of that of a part's text, to the network that sees it whole
+JOINED_WEIGHT = 0.3  # of that of an answer about a part, of the network that sees it whole
 SINGLE = 5.0  # times as often as in that network's training a part is a single digit
-LEAST = 1e-6  # probability of a text
+LEAST = 1e-6  # probability of such an answer
 FLAT = 2.0  # what it costs for each height that it is wider than high
 SHORT = 2.5  # for each line's height that it is below
 LOW = 0.75  # of the line's height
 
-# What the second network takes and answers, for digits alone: `reading.joined`
-IS_FOR_JOINED = SIDE == 28 and CLASSES == tuple("0123456789")
+# What the second network takes and answers: `reading.joined`
 JOINED_WIDTH = 52  # pixels of its images, which are as high as others
-NUM_TEXTS = NUM_CLASSES + NUM_CLASSES**2 + 1  # one digit, two, anything else
+NUM_ANSWERS = 111  # ten digits, a hundred pairs, anything else
 
 GAP = 0.8  # of the line's height, that is a space
 EVEN = 0.2  # of the mean step from digit to digit, as their standard deviation
@@ -71,7 +69,8 @@ class Segment:
 
 
 # Yields images of MNIST's convention, uint8 (N, 28, 28), and is sent the network's probabilities,
-# float32 (N, 10); or wider ones, (N, 28, 52), and is sent those of `reading.joined`, (N, 111).
+# float32 (N, 10); or wider ones, (N, 28, 52), and is sent those of `reading.joined`, (N, 111), or
+# (N, 0) if the network's classes are not its digits. Asks for the latter second, if at all.
 # Returns lines from top to bottom, of digits from left to right. So a network can read the images
 # of many pictures at once.
 Search = Generator[np.ndarray, np.ndarray, list[list[Segment]]]
@@ -93,8 +92,8 @@ class Border:
 
 
 Pair = tuple[Border, Border]
-Texts = dict[Part, np.ndarray]  # of parts, what each of the 111 answers costs, float32 (111,)
-Way = tuple[float, list[Pair]]  # what digits cost, and where each of them lies
+WholeCosts = dict[Part, np.ndarray]  # what each answer about a whole part costs, float32 (111,)
+Way = tuple[float, list[tuple[Border, Border, Segment]]]  # what digits cost; each, and where it is
 
 
 def find_segments(picture: Image.Image) -> Search:
@@ -154,9 +153,9 @@ def _find_in_ink(ink: Ink) -> Search:
     lines = [(line, height_of(line)) for line in lines_of(ink)]
     borders = [[Border(number) for number in range(len(line) + 1)] for line, _ in lines]
     known: dict[Pair, Segment | None] = {}
-    texts: Texts = {}
-    worst: list[Way] = [(np.inf, [])] * len(lines)
-    ways = yield from _best_ways(lines, borders, known, texts, 0, worst)
+    whole_costs: WholeCosts = {}
+    none_yet: list[Way] = [(np.inf, [])] * len(lines)
+    ways = yield from _best_ways(lines, borders, known, whole_costs, 0, none_yet)
     to_cut: list[tuple[Part, Segment, float]] = []
     for (line, height), ends in zip(lines, borders, strict=True):
         for part, pair in zip(line, pairwise(ends), strict=True):
@@ -167,34 +166,39 @@ def _find_in_ink(ink: Ink) -> Search:
                     to_cut.append((part, segment, height))
     if sum(part.ink.shape[1] / height for part, _, height in to_cut) > MOST_TO_CUT:
         to_cut = []
-    if to_cut and IS_FOR_JOINED:
+    if to_cut:
         images = [place(part.ink, part.stroke, JOINED_WIDTH) for part, _, _ in to_cut]
-        for (part, _, _), answer in zip(to_cut, (yield np.stack(images)), strict=True):
-            weighed = answer * np.where(np.arange(NUM_TEXTS) < NUM_CLASSES, SINGLE, 1)
-            texts[part] = -JOINED_WEIGHT * np.log((weighed / weighed.sum()).clip(LEAST))
-        ways = yield from _best_ways(lines, borders, known, texts, 0, worst)
-    most: dict[Part, float] = {}  # what a part costs uncut: no cut that costs more can pay
+        answers = yield np.stack(images)
+        if answers.size:
+            weighed = answers * np.where(np.arange(NUM_ANSWERS) < 10, SINGLE, 1)
+            weighed /= weighed.sum(axis=1, keepdims=True)
+            costs = -JOINED_WEIGHT * np.log(weighed.clip(LEAST))
+            whole_costs.update(zip((part for part, _, _ in to_cut), costs, strict=True))
+            ways = yield from _best_ways(lines, borders, known, whole_costs, 0, none_yet)
+    uncut: dict[Part, float] = {}  # what a part costs so: no cut that costs more can pay
     for part, segment, height in to_cut:
-        most[part] = _cost(segment, height) + (texts[part][segment.digit] if texts else 0)
+        uncut[part] = _cost(segment, height)
+        if part in whole_costs:
+            uncut[part] += whole_costs[part][segment.digit]
     for (line, height), ends, (cost, _) in zip(lines, borders, ways, strict=True):
         ends += [
             Border(number, *cut)
             for number, part in enumerate(line)
-            if min(most.get(part, 0.0), cost) > CUT
+            if min(uncut.get(part, 0.0), cost) > CUT
             for cut in find_cuts(part.ink, height)
-            if cut[1] <= min(most[part], cost)
+            if cut[1] <= min(uncut[part], cost)
         ]
         ends.sort(key=lambda border: border.part)  # which keeps the order of a part's cuts
     for num_cuts in (1, 2):
-        ways = yield from _best_ways(lines, borders, known, texts, num_cuts, ways)
-    return [[known[pair] for pair in way] for _, way in ways]  # type: ignore[misc]
+        ways = yield from _best_ways(lines, borders, known, whole_costs, num_cuts, ways)
+    return [[segment for _, _, segment in way] for _, way in ways]
 
 
 def _best_ways(
     lines: list[tuple[list[Part], float]],
     borders: list[list[Border]],
     known: dict[Pair, Segment | None],
-    texts: Texts,
+    whole_costs: WholeCosts,
     num_cuts: int,
     ways: list[Way],
 ) -> Generator[np.ndarray, np.ndarray, list[Way]]:
@@ -206,7 +210,7 @@ def _best_ways(
         lines: Their parts and height.
         borders: Of each line, from left to right.
         known: What is read between two borders, None if it is no digit; it is added to.
-        texts: What each text of a part costs.
+        whole_costs: What the second network says of parts.
         num_cuts: How many of a digit's two borders may be cuts.
         ways: The best of each line so far.
     """
@@ -230,39 +234,44 @@ def _best_ways(
             known[pair] = Segment(box, image, np.full_like(answer, 0.1) if is_dot else answer)
     ways = []
     for (line, height), ends, row in zip(lines, borders, pairs, strict=True):
+        # What an answer costs hangs on several digits, so this is the best way nearly always.
         best: dict[Border, Way] = {ends[0]: (0.0, [])}
         for start, end in row:
             segment = known[start, end]
             if segment and start in best:
                 cost, way = best[start]
-                way = [*way, (start, end)]
+                way = [*way, (start, end, segment)]
                 cost += end.cost + _cost(segment, height)
-                if line[start.part] in texts:
-                    text = _text(way, known)
-                    cost += 0 if text is None else texts[line[start.part]][text]
+                part = line[start.part]
+                if part in whole_costs and (answer := _answer(way)) is not None:
+                    cost += whole_costs[part][answer]
                 if end not in best or cost < best[end][0]:
                     best[end] = cost, way
         ways.append(best[ends[-1]])
     return ways
 
 
-def _text(way: list[Pair], known: dict[Pair, Segment | None]) -> int | None:
-    """Return the text that the last digit of a way makes of the part that it begins in.
+def _answer(way: list[tuple[Border, Border, Segment]]) -> int | None:
+    """Return what a way that ends at a part's right end says of that part.
 
     Returns:
-        Its number among those of `reading.joined`; None if the part is only begun, or a piece of it
-        belongs to a digit of other parts too, or there was a text of three digits before.
+        A number as of `reading.joined`: 0 to 9, 10 and up for two digits, or the last for more;
+        None if the part goes on, or one of its pieces belongs to a digit of other parts too.
     """
-    start, end = way[-1]
-    digits = [segment.digit for pair in way[-2:] if (segment := known[pair])]
-    if start.cut is None:
-        return digits[-1] if _is_whole(start, end) else None
-    if end.cut is not None:
-        return NUM_TEXTS - 1 if end.part == start.part else None  # a third digit follows
-    first = way[-2][0]
-    if first.cut is not None or first.part != start.part or end.part != start.part + 1:
+    start, end, _ = way[-1]
+    number = start.part
+    if end.cut is not None or end.part != number + 1:
         return None
-    return NUM_CLASSES * (digits[0] + 1) + digits[1]
+    digits: list[int] = []
+    for start, _, segment in reversed(way):
+        if start.part != number:
+            return None
+        digits.insert(0, segment.digit)
+        if start.cut is None:
+            break
+    if len(digits) > 2:
+        return NUM_ANSWERS - 1
+    return digits[0] if len(digits) == 1 else 10 * (digits[0] + 1) + digits[1]
 
 
 def _cost(segment: Segment, line_height: float) -> float:

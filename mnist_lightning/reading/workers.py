@@ -151,7 +151,9 @@ def _begin(picture: Image.Image) -> tuple[Search, np.ndarray]:
 
 def _finish(begun: list[tuple[Search, np.ndarray, Pages, int]], classify: Classify) -> None:
     while begun:
-        answers = _classify_all([images for _, images, _, _ in begun], classify)
+        images = [images for _, images, _, _ in begun]  # all of one width: see `Search`
+        ends = np.cumsum([len(part) for part in images])
+        answers = np.split(classify(np.concatenate(images)), ends[:-1])
         going = []
         for (steps, _, pages, page), answer in zip(begun, answers, strict=True):
             try:
@@ -161,17 +163,6 @@ def _finish(begun: list[tuple[Search, np.ndarray, Pages, int]], classify: Classi
             except (UserError, MemoryError) as error:
                 pages[page] = error
         begun = going
-
-
-def _classify_all(asked: list[np.ndarray], classify: Classify) -> list[np.ndarray]:
-    """Have the images of several pictures classified, all of one width at once."""
-    answers = dict.fromkeys(range(len(asked)), asked[0])
-    for width in sorted({images.shape[2] for images in asked}):
-        numbers = [number for number, images in enumerate(asked) if images.shape[2] == width]
-        rows = classify(np.concatenate([asked[number] for number in numbers]))
-        ends = np.cumsum([len(asked[number]) for number in numbers])
-        answers |= zip(numbers, np.split(rows, ends[:-1]), strict=True)
-    return list(answers.values())
 
 
 def _cores() -> int:
