@@ -1,6 +1,7 @@
 """A run's folder: its name, its newest checkpoint and its curves; no Lightning."""
 
 import csv
+import logging
 import os
 import re
 import time
@@ -177,6 +178,9 @@ def read_curves(folder: Path) -> Curves:
         if not path.is_file():  # reading a pipe might never end
             raise UserError(f"{path} is not a file: move it elsewhere")
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1})
+    logger = logging.getLogger("tensorboard")  # it warns of the graph of each time that a run began
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         events.Reload()
     except OSError:
@@ -185,6 +189,8 @@ def read_curves(folder: Path) -> Curves:
         raise UserError(f"{folder}: there is not enough memory to read its curves") from error
     except Exception:  # of many types; after most damage TensorBoard just stops reading
         pass
+    finally:
+        logger.setLevel(level)
     curves: Curves = {}
     for step, row in read_metrics(folder / "metrics.csv"):
         for name, number in row.items():

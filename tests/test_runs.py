@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import call
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.tensorboard import SummaryWriter
 
 from mnist_lightning.runs import (
     find_runs,
@@ -139,3 +140,15 @@ def test_the_curves_of_a_csv_logger_are_read(tmp_path: Path) -> None:
     )
     curves = read_curves(tmp_path)
     assert curves["train/loss"] == ([4, 12], [0.5, 0.3]) and curves["val/loss"] == ([9], [0.25])
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_a_run_that_was_resumed_is_read_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for part in (1, 2):  # each with a graph, as each start of a run writes one
+        with SummaryWriter(str(tmp_path), filename_suffix=f".{part}") as writer:
+            writer.add_graph(torch.nn.Linear(2, 1), torch.zeros(1, 2))
+            writer.add_scalar("train/loss", 1 / part, part)
+    assert read_curves(tmp_path)["train/loss"] == ([1, 2], [1.0, 0.5])
+    assert not caplog.records

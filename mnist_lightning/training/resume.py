@@ -225,7 +225,9 @@ def _take(part: str, saved: dict[str, Any], config: Namespace, given: Any, refus
         elif config[key] != value:
             message = printable(f"{key} is {config[key]} here and {value} in the checkpoint")
             if refuse:
-                raise UserError(f"{message}: leave it out, or use another checkpoint")
+                raise UserError(
+                    f"{message}: leave it out, give it as it is there, or use another checkpoint"
+                )
             _print(f"{message}; {config[key]} is used", note=True)
 
 
