@@ -42,6 +42,7 @@ ROWS = {
     "base_60000_unstandardized": "`base.yaml` as it was",
     "not_warped": "the same, no augmentation",
     "base_60000": "`base.yaml`",
+    "record": "`record.yaml`",
     "record_convnet": "`record.yaml`'s old ConvNet",
     "tour": "the tour's network",
     "wild": "the network that ships",
