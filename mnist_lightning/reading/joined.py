@@ -4,8 +4,8 @@ Cut apart, two digits that touch may be others, each a good one: a 40 whose 0 is
 So this network sees them whole. What it answers is no digit of its own: it is part of the judgement
 which cuts are the right ones, and `scripts/joined.py` trains it.
 
-It knows MNIST's digits alone. Whether another network's classes are these is not written anywhere,
-so that one is shown some of MNIST's images, which are kept beside the weights.
+It knows MNIST's digits alone. Whether a network's classes are these is not written in its file, so
+it is shown some of MNIST's images first, which are kept beside the weights here.
 """
 
 from collections import OrderedDict
