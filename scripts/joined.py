@@ -4,9 +4,9 @@
     python scripts/joined.py --split writers --output logs/joined.safetensors
 
 Images of ink that hangs together are made anew for each step, of MNIST's training digits: one, two
-that touch or overlap, or what is neither, three digits or the package's shapes of none. It takes 25
-minutes on one core. With `--split writers` the digits of a quarter of the writers are held out, and
-the share of their images that is read right is printed.
+that touch or overlap, or what is neither, three digits or the package's shapes of none. It takes 22
+minutes on one core of an AMD EPYC, in bfloat16. With `--split writers` the digits of a quarter of
+the writers are held out, and the share of their images that is read right is printed.
 """
 
 import argparse
@@ -82,11 +82,11 @@ class Made(IterableDataset[tuple[Tensor, Tensor]]):
         wide = F.pad(two, (0, PLACE))
         wide[:none] = F.pad(first, (0, 2 * PLACE))[:none]
         wide[one:more] = three[one:more]
-        texts = NUM_CLASSES * (digits[0] + 1) + digits[1]
-        texts[:one], texts[one:none] = digits[0, :one], NUM_ANSWERS - 1
+        answers = NUM_CLASSES * (digits[0] + 1) + digits[1]
+        answers[:one], answers[one:none] = digits[0, :one], NUM_ANSWERS - 1
         matrices = affine_table(BATCH, rng, **TOGETHER)
         matrices[::2] = torch.eye(2, 3)  # which leaves half as sharp as they are
-        return warp(to_convention(wide, JOINED_WIDTH), matrices), texts
+        return warp(to_convention(wide, JOINED_WIDTH), matrices), answers
 
 
 class Training(pl.LightningModule):
@@ -98,15 +98,15 @@ class Training(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         """Return the mean cross-entropy."""
-        pixels, texts = batch
-        return F.cross_entropy(self.network(pixels).float(), texts)
+        pixels, answers = batch
+        return F.cross_entropy(self.network(pixels).float(), answers)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         """Log the shares of single digits and of pairs that are right."""
-        pixels, texts = batch
-        right = (self.network(pixels).argmax(dim=1) == texts).float()
-        is_two = (texts >= NUM_CLASSES) & (texts < NUM_ANSWERS - 1)
-        kinds = {"one": texts < NUM_CLASSES, "two": is_two, "neither": texts == NUM_ANSWERS - 1}
+        pixels, answers = batch
+        right = (self.network(pixels).argmax(dim=1) == answers).float()
+        is_two = (answers >= NUM_CLASSES) & (answers < NUM_ANSWERS - 1)
+        kinds = {"one": answers < NUM_CLASSES, "two": is_two, "neither": answers == NUM_ANSWERS - 1}
         for name, is_kind in kinds.items():
             self.log(name, right[is_kind].mean(), prog_bar=True, batch_size=int(is_kind.sum()))
 
@@ -121,7 +121,7 @@ class Training(pl.LightningModule):
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--split", choices=("none", "writers"), default="none", help="hold out?")
+    parser.add_argument("--split", choices=("none", "writers"), default="none", help="held out")
     parser.add_argument("--steps", type=int, default=12_000, help="of 128 images")
     parser.add_argument("--seed", type=int, default=0, help="of all that is random")
     parser.add_argument(
@@ -130,11 +130,17 @@ def main() -> None:
     options = parser.parse_args()
     if options.split == "writers" and options.output is None:
         parser.error("--split writers needs an --output: the package's network learns from all")
+    if options.steps < 2:
+        parser.error(f"--steps {options.steps}: must be 2 or more")
     output = options.output or TRAINED
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.is_dir():
+        parser.error(f"--output {output} is a folder: name a file")
     root = Path("data")
     datasets.prepare(root, "MNIST")
     images, labels = datasets.read(root, "MNIST", train=True)
-    known = images[:16], labels[:16]  # what another network is shown, to see if it reads digits
+    # What other networks are shown, to see if their classes are these digits
+    known = {"images": images[:16].clone(), "labels": labels[:16].clone()}
     validation = None
     if options.split == "writers":
         held_out = writers.held_out(labels)
@@ -154,9 +160,7 @@ def main() -> None:
         callbacks=[EMAWeightAveraging(decay=0.998)],
     )
     trainer.fit(training, DataLoader(made, batch_size=None))
-    weights = training.network.state_dict()
-    weights |= {"images": known[0].clone(), "labels": known[1].clone()}
-    output.parent.mkdir(parents=True, exist_ok=True)
+    weights = training.network.state_dict() | known
     replace_file(output, safetensors.torch.save(weights))
     print(f"wrote {output}")
     if validation is not None:

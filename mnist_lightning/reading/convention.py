@@ -53,10 +53,10 @@ def to_mnist(picture: Image.Image) -> "Tensor":
 
 
 def place(ink: np.ndarray, stroke: float, width: int = SIDE) -> np.ndarray:
-    """Scale a digit to 20 pixels and center it in 28x28, its strokes no thinner than MNIST's.
+    """Scale ink to 20 pixels and center it in an image, its strokes no thinner than MNIST's.
 
     Args:
-        ink: float32 `(H, W)`, 0 for the paper to 1 for full ink; the digit fills it.
+        ink: float32 `(H, W)`, 0 for the paper to 1 for full ink, which fills it.
         stroke: Its `stroke_width`.
         width: Of the image, in pixels. In one that is wider than MNIST's the ink is 20 pixels high,
             or `width - 8` wide if it would be wider.

@@ -104,6 +104,9 @@ def read(source: list[Any] | tuple[Any, ...], network: Network) -> list[Page]: .
 def read(source: One | list[Any] | tuple[Any, ...], network: Network) -> Page | list[Page]:
     """Read the digits in a picture: one, a number, or lines of numbers.
 
+    Where digits that touch are cut apart is judged by a second network too, which comes with the
+    package, if the classes of the given one are MNIST's digits.
+
     Args:
         source: A picture file's path or contents, of which the first page is read; a picture that
             Pillow has opened; or an array or tensor, `(H, W)` or `(H, W, 3)`, uint8 or float in
