@@ -49,6 +49,11 @@ class Part:
         return stroke_width(self.ink)
 
     @property
+    def empty(self) -> int:
+        """The number of columns that have no ink, since it consists of several parts."""
+        return int(np.count_nonzero(self.ink.max(axis=0) <= 0.5))
+
+    @property
     def is_dot(self) -> bool:
         """Whether it is too solid for a digit, even a marker's."""
         return self.stroke > THICKEST * max(self.ink.shape)
@@ -57,8 +62,9 @@ class Part:
 def lines_of(ink: Ink) -> list[list[Part]]:
     """Sort ink into lines of writing, from top to bottom, and each line from left to right.
 
-    Large parts are in a line if they overlap in height, or all but touch one above the other, as
-    halves of a broken digit do. A small part goes with the nearest large one, a speck is left out.
+    Large parts are in a line if they overlap in height by half. A small part goes with the nearest
+    large one, a speck is left out. Halves of a broken digit, one above the other, may be two lines:
+    see `gap_between` and `join`.
 
     Raises:
         UserError: If there is too much on the picture to be writing.
@@ -70,14 +76,11 @@ def lines_of(ink: Ink) -> list[list[Part]]:
         raise UserError(TOO_MUCH)
     tops, bottoms, lefts, rights = np.array([(p.top, p.bottom, p.left, p.right) for p in large]).T
     heights = bottoms - tops
-    down, least_height = _overlaps(tops, bottoms)
-    across, least_width = _overlaps(lefts, rights)
-    beside = down >= 0.5 * least_height
-    above = (across >= 0.5 * least_width) & (down > -0.08 * (heights[:, None] + heights))
-    near = (beside | above).astype(np.float32)
-    while ((further := (near @ near > 0).astype(np.float32)) != near).any():
-        near = further
-    line_of = near.argmax(axis=1)
+    overlaps = np.minimum(bottoms[:, None], bottoms) - np.maximum(tops[:, None], tops)
+    beside = (overlaps >= 0.5 * np.minimum(heights[:, None], heights)).astype(np.float32)
+    while ((further := (beside @ beside > 0).astype(np.float32)) != beside).any():
+        beside = further
+    line_of = beside.argmax(axis=1)
     lines: dict[int, list[Part]] = {}
     for part in parts:
         aside = np.maximum(lefts - part.right, part.left - rights).clip(0)
@@ -88,7 +91,18 @@ def lines_of(ink: Ink) -> list[list[Part]]:
         if part.ink.sum() >= SPECK * heights[nearest] ** 2:
             lines.setdefault(int(line_of[nearest]), []).append(part)
     rows = sorted(lines.values(), key=lambda line: np.mean([p.top + p.bottom for p in line]))
-    return [sorted(row, key=lambda part: part.left + part.right) for row in rows]
+    return [join(row) for row in rows]
+
+
+def join(*lines: list[Part]) -> list[Part]:
+    """Return the parts of lines as one line, from left to right."""
+    return sorted((p for line in lines for p in line), key=lambda part: part.left + part.right)
+
+
+def gap_between(upper: list[Part], lower: list[Part]) -> float:
+    """Return how far a line is below another, as a share of the height of both."""
+    gap = min(part.top for part in lower) - max(part.bottom for part in upper)
+    return gap / (max(part.bottom for part in lower) - min(part.top for part in upper))
 
 
 def height_of(line: list[Part]) -> float:
@@ -118,10 +132,3 @@ def _parts(ink: Ink) -> list[Part]:
                 )
             )
     return parts
-
-
-def _overlaps(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return how far each two of N ranges overlap, and the shorter one's length, `(N, N)` each."""
-    lengths = high - low
-    overlaps = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
-    return overlaps, np.minimum(lengths[:, None], lengths)

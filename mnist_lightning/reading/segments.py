@@ -19,13 +19,13 @@ from mnist_lightning.errors import UserError
 from mnist_lightning.reading.convention import as_it_is, place
 from mnist_lightning.reading.cuts import CUT, find_cuts
 from mnist_lightning.reading.ink import Ink, find_ink
-from mnist_lightning.reading.lines import SPECK, Part, height_of, lines_of
+from mnist_lightning.reading.lines import SPECK, Part, gap_between, height_of, join, lines_of
 
 SURE = 0.97  # probability from which on a part is not cut, unless it is wide
 WIDE = 0.9  # of the line's height, in its width
 MOST_TO_CUT = 6  # times their lines' height, in the widths of all parts to cut; else none is
 
-WIDEST = 1.5  # of the line's height, in a digit's width
+WIDEST = 1.5  # of the line's height or its own, in a digit's width
 # Of a picture that is said to hold a single digit, however strange its hand
 WIDEST_ALONE = 2.0  # of the line's height, in its width
 TALL = 0.75  # of the line's height; two such parts side by side are two digits
@@ -37,6 +37,10 @@ LEAST = 1e-6  # probability of such an answer
 FLAT = 2.0  # what it costs for each height that it is wider than high
 SHORT = 2.5  # for each line's height that it is below
 LOW = 0.75  # of the line's height
+APART = 5.0  # what it costs for each line's height of gaps between a digit's parts
+NEAR = 0.2  # of two lines' height, in the gap between halves of broken digits
+NEAR_ALONE = 0.08  # where no network judges them
+LINE = 0.5  # what a line costs, where two may be one of broken digits
 
 # What the second network takes and answers: `reading.joined`
 JOINED_WIDTH = 52  # pixels of its images, which are as high as others
@@ -55,12 +59,14 @@ class Segment:
         image: uint8 `(28, 28)`.
         probabilities: float32 `(10,)`.
         after_gap: Whether a wide gap comes before it in its line.
+        empty: Number of its columns, in pixels, that have no ink.
     """
 
     box: tuple[int, int, int, int]
     image: np.ndarray
     probabilities: np.ndarray
     after_gap: bool = False
+    empty: int = 0
 
     @property
     def digit(self) -> int:
@@ -94,6 +100,8 @@ class Border:
 Pair = tuple[Border, Border]
 WholeCosts = dict[Part, np.ndarray]  # what each answer about a whole part costs, float32 (111,)
 Way = tuple[float, list[tuple[Border, Border, Segment]]]  # what digits cost; each, and where it is
+UNKNOWN: Way = (np.inf, [])
+Line = tuple[list[Part], float]  # its parts and its height
 
 
 def find_segments(picture: Image.Image) -> Search:
@@ -138,11 +146,13 @@ def find_digit(picture: Image.Image) -> np.ndarray:
     if image is not None:
         return image
     lines = lines_of(find_ink(picture))
-    line, height = lines[0], height_of(lines[0])
+    line = join(*lines)
+    height = height_of(line)
+    is_apart = any(gap_between(*pair) > NEAR_ALONE for pair in pairwise(lines))
     tall = sorted((p for p in line if p.ink.shape[0] > TALL * height), key=lambda p: p.left)
     digit = _between(line, Border(0), Border(len(line)))
     is_wide = digit is None or digit.ink.shape[1] > WIDEST_ALONE * height
-    if len(lines) > 1 or is_wide or any(a.right <= b.left for a, b in pairwise(tall)):
+    if is_apart or is_wide or any(a.right <= b.left for a, b in pairwise(tall)):
         raise UserError("there is more than one digit on the picture")
     assert digit
     return place(digit.ink, digit.stroke)
@@ -150,12 +160,9 @@ def find_digit(picture: Image.Image) -> np.ndarray:
 
 def _find_in_ink(ink: Ink) -> Search:
     """Find the digits of each line; the boxes are in the ink's pixels."""
-    lines = [(line, height_of(line)) for line in lines_of(ink)]
-    borders = [[Border(number) for number in range(len(line) + 1)] for line, _ in lines]
     known: dict[Pair, Segment | None] = {}
     whole_costs: WholeCosts = {}
-    none_yet: list[Way] = [(np.inf, [])] * len(lines)
-    ways = yield from _best_ways(lines, borders, known, whole_costs, 0, none_yet)
+    lines, borders, ways = yield from _find_lines(ink, known)
     to_cut: list[tuple[Part, Segment, float]] = []
     for (line, height), ends in zip(lines, borders, strict=True):
         for part, pair in zip(line, pairwise(ends), strict=True):
@@ -174,7 +181,8 @@ def _find_in_ink(ink: Ink) -> Search:
             weighed /= weighed.sum(axis=1, keepdims=True)
             costs = -JOINED_WEIGHT * np.log(weighed.clip(LEAST))
             whole_costs.update(zip((part for part, _, _ in to_cut), costs, strict=True))
-            ways = yield from _best_ways(lines, borders, known, whole_costs, 0, none_yet)
+            unknown = [UNKNOWN] * len(lines)
+            ways = yield from _best_ways(lines, borders, known, whole_costs, 0, unknown)
     uncut: dict[Part, float] = {}  # what a part costs so: no cut that costs more can pay
     for part, segment, height in to_cut:
         uncut[part] = _cost(segment, height)
@@ -194,8 +202,40 @@ def _find_in_ink(ink: Ink) -> Search:
     return [[segment for _, _, segment in way] for _, way in ways]
 
 
+def _find_lines(
+    ink: Ink, known: dict[Pair, Segment | None]
+) -> Generator[np.ndarray, np.ndarray, tuple[list[Line], list[list[Border]], list[Way]]]:
+    """Find the lines, where two that are near each other may be halves of one, and read them uncut.
+
+    Args:
+        ink: Of the whole picture.
+        known: See `_best_ways`.
+
+    Returns:
+        The lines, their borders, and the best way of each.
+    """
+    rows = lines_of(ink)
+    uppers = [i for i, pair in enumerate(pairwise(rows)) if gap_between(*pair) < NEAR]
+    both = [join(rows[i], rows[i + 1]) for i in uppers]
+    lines = [(line, height_of(line)) for line in rows + both]
+    borders = [[Border(number) for number in range(len(line) + 1)] for line, _ in lines]
+    ways = yield from _best_ways(lines, borders, known, {}, 0, [UNKNOWN] * len(lines))
+    chosen = list(range(len(rows)))
+    for number, upper in enumerate(uppers, start=len(rows)):
+        cost, way = ways[number]
+        boxes = [segment.box for _, _, segment in way]
+        is_line = all(
+            left[0] + left[2] < 2 * right[0] and 2 * left[2] < right[0] + right[2]
+            for left, right in pairwise(boxes)
+        )
+        if upper in chosen and is_line and cost + LINE < ways[upper][0] + ways[upper + 1][0]:
+            chosen[chosen.index(upper)] = number
+            chosen.remove(upper + 1)
+    return [lines[i] for i in chosen], [borders[i] for i in chosen], [ways[i] for i in chosen]
+
+
 def _best_ways(
-    lines: list[tuple[list[Part], float]],
+    lines: list[Line],
     borders: list[list[Border]],
     known: dict[Pair, Segment | None],
     whole_costs: WholeCosts,
@@ -207,7 +247,7 @@ def _best_ways(
     What is between borders that cost more than a way that is known can't be on the best one.
 
     Args:
-        lines: Their parts and height.
+        lines: To read.
         borders: Of each line, from left to right.
         known: What is read between two borders, None if it is no digit; it is added to.
         whole_costs: What the second network says of parts.
@@ -215,8 +255,8 @@ def _best_ways(
         ways: The best of each line so far.
     """
     pairs = [
-        [pair for pair in _pairs(*line, ends, num_cuts) if pair[0].cost + pair[1].cost <= cost]
-        for line, ends, (cost, _) in zip(lines, borders, ways, strict=True)
+        [pair for pair in _pairs(line, ends, num_cuts) if pair[0].cost + pair[1].cost <= cost]
+        for (line, _), ends, (cost, _) in zip(lines, borders, ways, strict=True)
     ]
     asked, images = [], []
     for (line, height), row in zip(lines, pairs, strict=True):
@@ -224,14 +264,18 @@ def _best_ways(
             if pair not in known:
                 known[pair] = None
                 part = _between(line, *pair)
-                if part and (_is_whole(*pair) or part.ink.shape[1] <= WIDEST * height):
+                if part and (_is_whole(*pair) or _is_narrow(part, height)):
                     images.append(place(part.ink, part.stroke))
                     box = part.left, part.top, part.right, part.bottom
-                    asked.append((pair, box, part.is_dot))
+                    asked.append(
+                        (pair, box, part.is_dot, part.empty)
+                    )  # not its ink: there are many
     if images:
         answers = yield np.stack(images)
-        for (pair, box, is_dot), image, answer in zip(asked, images, answers, strict=True):
-            known[pair] = Segment(box, image, np.full_like(answer, 0.1) if is_dot else answer)
+        for (pair, box, is_dot, empty), image, answer in zip(asked, images, answers, strict=True):
+            if is_dot:
+                answer = np.full_like(answer, 0.1)
+            known[pair] = Segment(box, image, answer, empty=empty)
     ways = []
     for (line, height), ends, row in zip(lines, borders, pairs, strict=True):
         # What an answer costs hangs on several digits, so this is the best way nearly always.
@@ -280,25 +324,31 @@ def _cost(segment: Segment, line_height: float) -> float:
     height = bottom - top
     flat = max(0.0, (right - left) / height - 1)
     short = max(0.0, LOW - height / line_height)
-    return FLAT * flat + SHORT * short - WEIGHT * float(np.log(segment.probabilities.max()))
+    shape = FLAT * flat + SHORT * short + APART * segment.empty / line_height
+    return shape - WEIGHT * float(np.log(segment.probabilities.max()))
 
 
-def _pairs(line: list[Part], height: float, borders: list[Border], num_cuts: int) -> Iterator[Pair]:
+def _pairs(line: list[Part], borders: list[Border], num_cuts: int) -> Iterator[Pair]:
     """Yield each two borders of a line, `num_cuts` of them cuts at most, around what may be one."""
+    full = max(part.bottom for part in line) - min(part.top for part in line)
     for first, start in enumerate(borders):
         for last, end in enumerate(borders[first + 1 :], first + 1):
             inner = line[start.part + 1 : end.part]
-            if inner and inner[-1].right - inner[0].left > WIDEST * height:
+            if inner and inner[-1].right - inner[0].left > WIDEST * full:
                 break
-            if (start.cut is not None) + (end.cut is not None) <= num_cuts and (
-                last - first <= MOST_BORDERS or _is_whole(start, end)
-            ):
+            ends_cut = (start.cut is not None) + (end.cut is not None)
+            if ends_cut <= num_cuts and (last - first <= MOST_BORDERS or not ends_cut):
                 yield start, end
 
 
 def _is_whole(start: Border, end: Border) -> bool:
     """Return whether a part, and nothing else, lies between two borders."""
     return start.cut is None and end.cut is None and end.part == start.part + 1
+
+
+def _is_narrow(part: Part, line_height: float) -> bool:
+    height, width = part.ink.shape
+    return width <= WIDEST * max(height, line_height)  # a broken digit's line is too low
 
 
 def _between(line: list[Part], start: Border, end: Border) -> Part | None:
