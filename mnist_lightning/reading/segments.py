@@ -40,7 +40,7 @@ LOW = 0.75  # of the line's height
 APART = 3.0  # what it costs for each line's height of gaps between a digit's parts
 NEAR = 0.2  # of two lines' height, in the gap between halves of broken digits
 NEAR_ALONE = 0.08  # where no network judges them
-LINE = 0.5  # what a line costs, where two may be one of broken digits
+LINE = 0.5  # that two lines must cost more than one of broken digits
 
 # What the second network takes and answers: `reading.joined`
 JOINED_WIDTH = 52  # pixels of its images, which are as high as others
