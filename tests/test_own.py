@@ -75,6 +75,9 @@ def test_more_than_one_digit_is_told_by_its_ink() -> None:
     comb[:, 1::38] = comb[:, 2::38] = comb[:, 3::38] = 255
     assert refused(comb)
     assert not refused(bar) and not refused(comb[:, :60])
+    broken = bar.copy()
+    broken[18:20] = 0
+    assert not refused(broken)
 
 
 def test_a_digit_whose_hand_nobody_reads_is_one_digit(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from mnist_lightning.checkpoint import load
 from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.errors import UserError
 from mnist_lightning.reading.cuts import CUT, find_cuts
+from mnist_lightning.reading.lines import Part
 from mnist_lightning.reading.reader import read, read_images
-from mnist_lightning.reading.segments import Segment, _cost
+from mnist_lightning.reading.segments import Border, Segment, _cost, _pairs
 
 # Of each kind how many of ten pictures are read right at least
 LEAST = {
@@ -76,6 +77,49 @@ def test_a_low_or_flat_piece_costs_more_than_a_digit_of_the_lines_height() -> No
 
     assert cost(70, 100) == cost(70, 80) == 0
     assert cost(40, 50) > CUT and cost(120, 100) > CUT  # so another cut may be worth it
+
+
+def test_a_part_on_the_other_side_of_a_gap_costs() -> None:
+    sure = np.eye(10, dtype=np.float32)[3]
+    image = np.zeros((28, 28), np.uint8)
+    costs = [_cost(Segment((0, 0, 70, 100), image, sure, empty=empty), 100) for empty in (0, 5, 20)]
+    assert costs[0] == 0 < costs[1] < CUT < costs[2]  # a narrow gap may be a broken stroke
+
+
+def test_a_digit_of_several_parts_is_proposed_however_many_cuts_there_are() -> None:
+    parts = [Part(np.ones((100, 60), np.float32), left, 0) for left in (0, 60)]
+    cuts = [Border(part, np.full(100, 2 * i), 0.5) for part in (0, 1) for i in range(1, 29)]
+    borders = [Border(0), *cuts[:28], Border(1), *cuts[28:], Border(2)]
+    found = set(_pairs(parts, borders, 2))
+    assert (borders[0], borders[-1]) in found
+    assert (cuts[0], cuts[-1]) not in found  # too many lie between them
+
+
+@pytest.mark.parametrize(("right", "rise"), [(240, 40), (260, 25), (280, 10)])
+def test_a_fives_bar_belongs_to_it(right: int, rise: int) -> None:
+    five = Image.new("L", (340, 300), 255)
+    draw = ImageDraw.Draw(five)
+    draw.line([(80, 120), (75, 160)], 0, 12)
+    draw.arc((50, 150, 160, 240), 215, 140, 0, 12)
+    draw.line([(105, 95), (right, 95 - rise)], 0, 12)
+    assert read(five, load()).text == "5"
+
+
+def test_halves_one_above_the_other_are_one_digit() -> None:
+    zero = Image.new("L", (200, 200), 255)
+    draw = ImageDraw.Draw(zero)
+    draw.ellipse((60, 40, 140, 160), None, 0, 12)
+    draw.rectangle((0, 92, 200, 108), 255)
+    assert read(zero, load()).text == "0"
+
+
+def test_lines_that_nearly_touch_are_two() -> None:
+    images, rng = read_test_set()[0].numpy(), np.random.default_rng(0)
+    upper, lower = (pages.number(list(images[first : first + 4]), rng) for first in (0, 10))
+    width = max(upper.shape[1], lower.shape[1])
+    rows = [np.pad(row, ((0, 2), (0, width - row.shape[1]))) for row in (upper, lower)]
+    picture = pages.picture(pages.on_paper(np.concatenate(rows), rng))
+    assert read(picture, load()).text == "7210\n0690"
 
 
 def test_a_picture_of_dots_is_no_writing() -> None:
