@@ -90,7 +90,7 @@ def test_a_digit_of_several_parts_is_proposed_however_many_cuts_there_are() -> N
     parts = [Part(np.ones((100, 60), np.float32), left, 0) for left in (0, 60)]
     cuts = [Border(part, np.full(100, 2 * i), 0.5) for part in (0, 1) for i in range(1, 29)]
     borders = [Border(0), *cuts[:28], Border(1), *cuts[28:], Border(2)]
-    found = set(_pairs(parts, borders, 2))
+    found = set(_pairs(parts, 100, borders, 2))
     assert (borders[0], borders[-1]) in found
     assert (cuts[0], cuts[-1]) not in found  # too many lie between them
 

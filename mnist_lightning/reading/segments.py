@@ -29,7 +29,7 @@ WIDEST = 1.5  # of the line's height or its own, in a digit's width
 # Of a picture that is said to hold a single digit, however strange its hand
 WIDEST_ALONE = 2.0  # of the line's height, in its width
 TALL = 0.75  # of the line's height; two such parts side by side are two digits
-MOST_BORDERS = 24  # from a digit's beginning to its end
+MOST_BORDERS = 24  # from a digit's beginning to its end; between parts cuts don't count
 WEIGHT = 2.0  # of a digit's logarithm of probability, beside what the cuts cost
 JOINED_WEIGHT = 0.3  # of that of an answer about a part, of the network that sees it whole
 SINGLE = 5.0  # times as often as in that network's training a part is a single digit
@@ -38,7 +38,7 @@ FLAT = 2.0  # what it costs for each height that it is wider than high
 SHORT = 2.5  # for each line's height that it is below
 LOW = 0.75  # of the line's height
 APART = 3.0  # what it costs for each line's height of gaps between a digit's parts
-NEAR = 0.2  # of two lines' height, in the gap between halves of broken digits
+NEAR = 0.15  # of two lines' height, in the gap between halves of broken digits
 NEAR_ALONE = 0.08  # where no network judges them
 LINE = 0.5  # that two lines must cost more than one of broken digits
 
@@ -255,8 +255,8 @@ def _best_ways(
         ways: The best of each line so far.
     """
     pairs = [
-        [pair for pair in _pairs(line, ends, num_cuts) if pair[0].cost + pair[1].cost <= cost]
-        for (line, _), ends, (cost, _) in zip(lines, borders, ways, strict=True)
+        [pair for pair in _pairs(*line, ends, num_cuts) if pair[0].cost + pair[1].cost <= cost]
+        for line, ends, (cost, _) in zip(lines, borders, ways, strict=True)
     ]
     asked, images = [], []
     for (line, height), row in zip(lines, pairs, strict=True):
@@ -328,16 +328,18 @@ def _cost(segment: Segment, line_height: float) -> float:
     return shape - WEIGHT * float(np.log(segment.probabilities.max()))
 
 
-def _pairs(line: list[Part], borders: list[Border], num_cuts: int) -> Iterator[Pair]:
+def _pairs(line: list[Part], height: float, borders: list[Border], num_cuts: int) -> Iterator[Pair]:
     """Yield each two borders of a line, `num_cuts` of them cuts at most, around what may be one."""
     full = max(part.bottom for part in line) - min(part.top for part in line)
+    widest = WIDEST * min(full, 2 * height)  # a broken digit's parts are lower than it is
     for first, start in enumerate(borders):
         for last, end in enumerate(borders[first + 1 :], first + 1):
             inner = line[start.part + 1 : end.part]
-            if inner and inner[-1].right - inner[0].left > WIDEST * full:
+            if inner and inner[-1].right - inner[0].left > widest:
                 break
             ends_cut = (start.cut is not None) + (end.cut is not None)
-            if ends_cut <= num_cuts and (last - first <= MOST_BORDERS or not ends_cut):
+            distance = last - first if ends_cut else end.part - start.part
+            if ends_cut <= num_cuts and distance <= MOST_BORDERS:
                 yield start, end
 
 
