@@ -42,6 +42,13 @@ def fit(monkeypatch: pytest.MonkeyPatch, root: str, *arguments: str) -> int | st
     return call(monkeypatch, "fit", *PLAIN, "--data.root", root, *CPU, *arguments)
 
 
+def test_a_finished_run_says_that_it_is(
+    finished: Path, root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(monkeypatch, root, "--ckpt_path=auto") == 0
+    assert "nothing was trained: the run has finished" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("start", ["auto", f"{FOLDER}/last.ckpt"])
 def test_each_file_is_read_once(
     start: str, finished: Path, root: str, monkeypatch: pytest.MonkeyPatch

@@ -146,6 +146,7 @@ class EpochLine(Callback):
     """
 
     def __init__(self) -> None:
+        self.trains = False
         self._begin()
 
     def _begin(self) -> None:
@@ -158,6 +159,7 @@ class EpochLine(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say what is trained, where and for how long."""
+        self.trains = True
         self.started = time.perf_counter()  # a run resumed within an epoch does not start one
         # Earlier checkpoints do not keep the losses.
         self.is_whole = not trainer.fit_loop.restarted_mid_epoch or bool(self.earlier[1])
@@ -174,6 +176,12 @@ class EpochLine(Callback):
         steps = f"{trainer.num_training_batches:,} batches"
         if trainer.is_global_zero:
             say(f"training {num:,} parameters{folder} on {place}, {epochs} of {steps}")
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say so if there was nothing to train, as when a finished run is resumed."""
+        if not self.trains and trainer.is_global_zero:
+            say("nothing was trained: the run has finished")
+        self.trains = False
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
