@@ -19,6 +19,7 @@ from mnist_lightning.reading.picture import (
     MAX_PIXELS,
     count_pages,
     decode,
+    fit,
     open_pages,
     open_picture,
 )
@@ -216,6 +217,14 @@ def test_what_is_no_picture_of_a_digit_is_named(contents: bytes, message: str) -
 
 def test_the_limit_is_below_pillows_own_that_kills() -> None:
     assert Image.MAX_IMAGE_PIXELS is not None and MAX_PIXELS < Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize("column", [40, 121, 300])
+def test_a_line_of_a_pixel_is_shown(column: int) -> None:
+    values = np.zeros((8, 648), np.uint8)
+    values[:, column] = 255
+    shown = np.asarray(fit(Image.fromarray(values), 464, to_show=True))
+    assert shown.max() > 100
 
 
 def test_a_file_that_cannot_be_opened_is_an_os_error(tmp_path: Path) -> None:

@@ -329,7 +329,7 @@ def see(
     answer = {"size": opened.size, "shown": shown, "image": to_base64(image), "layers": layers}
     if shows:
         file = io.BytesIO()
-        fit(opened, min(SHOWN, max(opened.size))).save(file, "PNG")
+        fit(opened, min(SHOWN, max(opened.size)), to_show=True).save(file, "PNG")
         answer["picture"] = b64encode(file.getvalue()).decode()
     return to_answer(page, picture) | answer
 

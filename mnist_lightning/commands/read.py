@@ -250,9 +250,9 @@ def contact_sheet(
 def _thumbnail(picture: Image.Image, page: Page) -> Image.Image:
     flat = picture.convert("RGB")
     if len(page.digits) == 1:
-        return fit(flat, TILE)
+        return fit(flat, TILE, to_show=True)
     scale = min((2 * TILE + GAP) / flat.width, (TILE - ANSWER) / flat.height)
-    small = fit(flat, max(1, int(scale * max(flat.size))))
+    small = fit(flat, max(1, int(scale * max(flat.size))), to_show=True)
     small = ImageOps.expand(small, (0, ANSWER, 0, 0), AROUND)  # a digit may be at the very top
     draw, font = ImageDraw.Draw(small), ImageFont.load_default(15)
     for reading in page.digits:

@@ -316,7 +316,7 @@ def _of_picture(
     is_word = figures.are_long(names)
     text = ", ".join(names[each.digit] for each in page.digits) if is_word else page.text
     text = text.replace("\n", " / ")
-    shown = fit(picture, min(1200, max(picture.size)))
+    shown = fit(picture, min(1200, max(picture.size)), to_show=True)
     scale = max(shown.size) / max(picture.size)
     boxes = [[round(scale * side) for side in each.box] for each in page.digits]
 

@@ -328,9 +328,16 @@ def _background(picture: Image.Image) -> tuple[int, ...]:
     return (255,) * 3 if opaque.mean() < 128 else (0,) * 3
 
 
-def fit(picture: Image.Image, side: int) -> Image.Image:
-    """Return a picture scaled up or down to a long side of `side` pixels."""
+def fit(picture: Image.Image, side: int, *, to_show: bool = False) -> Image.Image:
+    """Return a picture scaled up or down to a long side of `side` pixels.
+
+    Args:
+        picture: In a mode that Pillow scales.
+        side: In pixels.
+        to_show: Whether people look at it. Pillow's BOX, which the reader takes, leaves out single
+            rows and columns at some sizes, and a line that is as thin is gone.
+    """
     scale = side / max(picture.size)
     width, height = (max(1, round(length * scale)) for length in picture.size)
-    how = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX
-    return picture.resize((width, height), how)
+    down = Image.Resampling.HAMMING if to_show else Image.Resampling.BOX
+    return picture.resize((width, height), Image.Resampling.BICUBIC if scale > 1 else down)
