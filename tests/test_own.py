@@ -78,6 +78,9 @@ def test_more_than_one_digit_is_told_by_its_ink() -> None:
     broken = bar.copy()
     broken[18:20] = 0
     assert not refused(broken)
+    beside = np.zeros((84, 80), np.uint8)
+    beside[:40, :6] = beside[44:, 40:46] = 255
+    assert refused(beside)
 
 
 def test_a_digit_whose_hand_nobody_reads_is_one_digit(tmp_path: Path) -> None:

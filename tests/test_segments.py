@@ -3,6 +3,7 @@
 import numpy as np
 import pages
 import pytest
+from photos import first
 from PIL import Image, ImageDraw
 
 from mnist_lightning.checkpoint import load
@@ -111,6 +112,28 @@ def test_halves_one_above_the_other_are_one_digit() -> None:
     draw.ellipse((60, 40, 140, 160), None, 0, 12)
     draw.rectangle((0, 92, 200, 108), 255)
     assert read(zero, load()).text == "0"
+
+
+def test_a_one_with_a_slit_is_one() -> None:
+    one = Image.new("L", (200, 200), 255)
+    ImageDraw.Draw(one).line([(110, 40), (90, 160)], 0, 12)
+    ImageDraw.Draw(one).rectangle((0, 98, 200, 101), 255)
+    assert read(one, load()).text == "1"
+
+
+@pytest.mark.parametrize("labels", [(1, 1), (7, 0), (4, 9)])
+def test_digits_one_above_the_other_are_two(labels: tuple[int, int]) -> None:
+    upper, lower = (pages.ink_of(first(label)) for label in labels)
+    width = max(upper.shape[1], lower.shape[1])
+    rows = [np.pad(ink, ((0, 20), (0, width - ink.shape[1]))) for ink in (upper, lower)]
+    picture = pages.picture(pages.on_paper(np.concatenate(rows), np.random.default_rng(0)))
+    assert read(picture, load()).text == f"{labels[0]}\n{labels[1]}"
+
+
+def test_gaps_are_columns_between_parts() -> None:
+    ink = np.zeros((10, 30), np.float32)
+    ink[:, 3:8] = ink[:, 15:25] = 1
+    assert Part(ink, 0, 0).empty == 7
 
 
 def test_lines_that_nearly_touch_are_two() -> None:

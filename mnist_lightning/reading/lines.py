@@ -50,8 +50,9 @@ class Part:
 
     @property
     def empty(self) -> int:
-        """The number of columns that have no ink, since it consists of several parts."""
-        return int(np.count_nonzero(self.ink.max(axis=0) <= 0.5))
+        """The number of columns without ink between those that have some, of its several parts."""
+        columns = np.flatnonzero(self.ink.max(axis=0) > 0.5)
+        return int((np.diff(columns) - 1).sum())
 
     @property
     def is_dot(self) -> bool:
@@ -103,6 +104,16 @@ def gap_between(upper: list[Part], lower: list[Part]) -> float:
     """Return how far a line is below another, as a share of the height of both."""
     gap = min(part.top for part in lower) - max(part.bottom for part in upper)
     return gap / (max(part.bottom for part in lower) - min(part.top for part in upper))
+
+
+def are_above(upper: list[Part], lower: list[Part]) -> bool:
+    """Return whether one line is above the other by half of the narrower one's width."""
+    lefts, rights = zip(
+        *((min(p.left for p in each), max(p.right for p in each)) for each in (upper, lower)),
+        strict=True,
+    )
+    narrower = min(right - left for left, right in zip(lefts, rights, strict=True))
+    return min(rights) - max(lefts) >= narrower / 2
 
 
 def height_of(line: list[Part]) -> float:

@@ -19,7 +19,15 @@ from mnist_lightning.errors import UserError
 from mnist_lightning.reading.convention import as_it_is, place
 from mnist_lightning.reading.cuts import CUT, find_cuts
 from mnist_lightning.reading.ink import Ink, find_ink
-from mnist_lightning.reading.lines import SPECK, Part, gap_between, height_of, join, lines_of
+from mnist_lightning.reading.lines import (
+    SPECK,
+    Part,
+    are_above,
+    gap_between,
+    height_of,
+    join,
+    lines_of,
+)
 
 SURE = 0.97  # probability from which on a part is not cut, unless it is wide
 WIDE = 0.9  # of the line's height, in its width
@@ -40,7 +48,9 @@ LOW = 0.75  # of the line's height
 APART = 3.0  # what it costs for each line's height of gaps between a digit's parts
 NEAR = 0.15  # of two lines' height, in the gap between halves of broken digits
 NEAR_ALONE = 0.08  # where no network judges them
-LINE = 0.5  # that two lines must cost more than one of broken digits
+SLIT = 0.05  # so near, they are one if in doubt, farther apart two
+LINE = 0.5  # what must be saved, or may be lost, by taking two lines for one
+MOST_HALVES = 60  # parts of two lines that are tried as one
 
 # What the second network takes and answers: `reading.joined`
 JOINED_WIDTH = 52  # pixels of its images, which are as high as others
@@ -148,7 +158,9 @@ def find_digit(picture: Image.Image) -> np.ndarray:
     lines = lines_of(find_ink(picture))
     line = join(*lines)
     height = height_of(line)
-    is_apart = any(gap_between(*pair) > NEAR_ALONE for pair in pairwise(lines))
+    is_apart = any(
+        gap_between(*pair) > NEAR_ALONE or not are_above(*pair) for pair in pairwise(lines)
+    )
     tall = sorted((p for p in line if p.ink.shape[0] > TALL * height), key=lambda p: p.left)
     digit = _between(line, Border(0), Border(len(line)))
     is_wide = digit is None or digit.ink.shape[1] > WIDEST_ALONE * height
@@ -215,7 +227,11 @@ def _find_lines(
         The lines, their borders, and the best way of each.
     """
     rows = lines_of(ink)
-    uppers = [i for i, pair in enumerate(pairwise(rows)) if gap_between(*pair) < NEAR]
+    uppers = [
+        i
+        for i, pair in enumerate(pairwise(rows))
+        if gap_between(*pair) < NEAR and sum(map(len, pair)) <= MOST_HALVES
+    ]
     both = [join(rows[i], rows[i + 1]) for i in uppers]
     lines = [(line, height_of(line)) for line in rows + both]
     borders = [[Border(number) for number in range(len(line) + 1)] for line, _ in lines]
@@ -228,7 +244,12 @@ def _find_lines(
             left[0] + left[2] < 2 * right[0] and 2 * left[2] < right[0] + right[2]
             for left, right in pairwise(boxes)
         )
-        if upper in chosen and is_line and cost + LINE < ways[upper][0] + ways[upper + 1][0]:
+        # Else its digits are those of the two lines in a row, with another height to compare with.
+        parts = [lines[number][0][start.part : end.part] for start, end, _ in way]
+        shares = any(0 < sum(part in rows[upper] for part in each) < len(each) for each in parts)
+        gap = gap_between(rows[upper], rows[upper + 1])
+        saved = ways[upper][0] + ways[upper + 1][0] - cost
+        if upper in chosen and is_line and shares and saved > (-LINE if 0 <= gap < SLIT else LINE):
             chosen[chosen.index(upper)] = number
             chosen.remove(upper + 1)
     return [lines[i] for i in chosen], [borders[i] for i in chosen], [ways[i] for i in chosen]
@@ -331,7 +352,7 @@ def _cost(segment: Segment, line_height: float) -> float:
 def _pairs(line: list[Part], height: float, borders: list[Border], num_cuts: int) -> Iterator[Pair]:
     """Yield each two borders of a line, `num_cuts` of them cuts at most, around what may be one."""
     full = max(part.bottom for part in line) - min(part.top for part in line)
-    widest = WIDEST * min(full, 2 * height)  # a broken digit's parts are lower than it is
+    widest = WIDEST * (full if full < 2.5 * height else height)  # halves are lower than their digit
     for first, start in enumerate(borders):
         for last, end in enumerate(borders[first + 1 :], first + 1):
             inner = line[start.part + 1 : end.part]

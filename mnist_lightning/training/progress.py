@@ -180,7 +180,7 @@ class EpochLine(Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say so if there was nothing to train, as when a finished run is resumed."""
         if not self.trains and trainer.is_global_zero:
-            say("nothing was trained: the run has finished")
+            say("nothing was left to train: all epochs are done")
         self.trains = False
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
