@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import call
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from mnist_lightning.checkpoint import load, read_checkpoint
 from mnist_lightning.data.datasets import read_test_set
@@ -78,9 +78,16 @@ def test_more_than_one_digit_is_told_by_its_ink() -> None:
     broken = bar.copy()
     broken[18:20] = 0
     assert not refused(broken)
-    beside = np.zeros((84, 80), np.uint8)
-    beside[:40, :6] = beside[44:, 40:46] = 255
-    assert refused(beside)
+
+    def rings(aside: int, gap: int) -> np.ndarray:
+        image = Image.new("L", (100, 120))
+        for left, top in ((0, 0), (aside, 40 + gap)):
+            ImageDraw.Draw(image).ellipse((left, top, left + 39, top + 39), None, 255, 5)
+        return np.asarray(image)
+
+    assert refused(rings(aside=30, gap=3))  # askew
+    assert refused(rings(aside=0, gap=15))
+    assert not refused(rings(aside=0, gap=3))  # for all that ink says an 8
 
 
 def test_a_digit_whose_hand_nobody_reads_is_one_digit(tmp_path: Path) -> None:

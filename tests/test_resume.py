@@ -46,7 +46,7 @@ def test_a_finished_run_says_that_it_is(
     finished: Path, root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert fit(monkeypatch, root, "--ckpt_path=auto") == 0
-    assert "nothing was left to train: all epochs are done" in capsys.readouterr().out
+    assert "nothing was left to train" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("start", ["auto", f"{FOLDER}/last.ckpt"])

@@ -1,5 +1,7 @@
 """Numbers, lines of numbers, forms: which digits are read, and in which order."""
 
+from itertools import pairwise
+
 import numpy as np
 import pages
 import pytest
@@ -10,9 +12,9 @@ from mnist_lightning.checkpoint import load
 from mnist_lightning.data.datasets import read_test_set
 from mnist_lightning.errors import UserError
 from mnist_lightning.reading.cuts import CUT, find_cuts
-from mnist_lightning.reading.lines import Part
+from mnist_lightning.reading.lines import Part, box_of
 from mnist_lightning.reading.reader import read, read_images
-from mnist_lightning.reading.segments import Border, Segment, _cost, _pairs
+from mnist_lightning.reading.segments import Border, Segment, _cost, _is_one_line, _pairs
 
 # Of each kind how many of ten pictures are read right at least
 LEAST = {
@@ -114,6 +116,34 @@ def test_halves_one_above_the_other_are_one_digit() -> None:
     assert read(zero, load()).text == "0"
 
 
+def test_broken_digits_one_above_the_other_are_put_together_one_by_one() -> None:
+    zeros = Image.new("L", (200, 340), 255)
+    draw = ImageDraw.Draw(zeros)
+    for top in (40, 166):
+        draw.ellipse((60, top, 140, top + 120), None, 0, 12)
+        draw.rectangle((0, top + 54, 200, top + 66), 255)
+    assert read(zeros, load()).text == "0\n0"
+
+
+def test_two_lines_are_one_if_a_digit_has_parts_of_both_and_none_is_above_another() -> None:
+    upper, lower, beside = (
+        Part(np.ones((40, 40), np.float32), left, top) for left, top in ((0, 0), (0, 50), (60, 45))
+    )
+    both = [upper, lower, beside]
+    sure, image = np.eye(10, dtype=np.float32)[3], np.zeros((28, 28), np.uint8)
+
+    def way(*ends: int) -> list[tuple[Border, Border, Segment]]:
+        pairs = [(both[start:end], start, end) for start, end in pairwise((0, *ends))]
+        return [
+            (Border(start), Border(end), Segment(box_of(parts), image, sure))
+            for parts, start, end in pairs
+        ]
+
+    assert _is_one_line(way(2, 3), both, [upper])
+    assert not _is_one_line(way(1, 2, 3), both, [upper])  # one is above another
+    assert not _is_one_line(way(2, 3), both, [upper, lower])  # none has parts of both
+
+
 def test_a_one_with_a_slit_is_one() -> None:
     one = Image.new("L", (200, 200), 255)
     ImageDraw.Draw(one).line([(110, 40), (90, 160)], 0, 12)
@@ -136,13 +166,16 @@ def test_gaps_are_columns_between_parts() -> None:
     assert Part(ink, 0, 0).empty == 7
 
 
-def test_lines_that_nearly_touch_are_two() -> None:
-    images, rng = read_test_set()[0].numpy(), np.random.default_rng(0)
-    upper, lower = (pages.number(list(images[first : first + 4]), rng) for first in (0, 10))
+@pytest.mark.parametrize(("above", "below"), [(0, 10), (100, 110)])
+def test_lines_that_nearly_touch_are_two(above: int, below: int) -> None:
+    (images, labels), rng = read_test_set(), np.random.default_rng(0)
+    four = [slice(above, above + 4), slice(below, below + 4)]
+    upper, lower = (pages.number(list(images[each].numpy()), rng) for each in four)
     width = max(upper.shape[1], lower.shape[1])
     rows = [np.pad(row, ((0, 2), (0, width - row.shape[1]))) for row in (upper, lower)]
     picture = pages.picture(pages.on_paper(np.concatenate(rows), rng))
-    assert read(picture, load()).text == "7210\n0690"
+    expected = ("".join(map(str, labels[each].tolist())) for each in four)
+    assert read(picture, load()).text == "\n".join(expected)
 
 
 def test_a_picture_of_dots_is_no_writing() -> None:

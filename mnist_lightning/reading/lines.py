@@ -100,20 +100,28 @@ def join(*lines: list[Part]) -> list[Part]:
     return sorted((p for line in lines for p in line), key=lambda part: part.left + part.right)
 
 
+def box_of(parts: list[Part]) -> tuple[int, int, int, int]:
+    """Return the left, top, right and bottom of all parts together, in pixels."""
+    return (
+        min(part.left for part in parts),
+        min(part.top for part in parts),
+        max(part.right for part in parts),
+        max(part.bottom for part in parts),
+    )
+
+
 def gap_between(upper: list[Part], lower: list[Part]) -> float:
     """Return how far a line is below another, as a share of the height of both."""
-    gap = min(part.top for part in lower) - max(part.bottom for part in upper)
-    return gap / (max(part.bottom for part in lower) - min(part.top for part in upper))
+    _, top, _, begin = box_of(upper)
+    _, end, _, bottom = box_of(lower)
+    return (end - begin) / (bottom - top)
 
 
-def are_above(upper: list[Part], lower: list[Part]) -> bool:
-    """Return whether one line is above the other by half of the narrower one's width."""
-    lefts, rights = zip(
-        *((min(p.left for p in each), max(p.right for p in each)) for each in (upper, lower)),
-        strict=True,
-    )
-    narrower = min(right - left for left, right in zip(lefts, rights, strict=True))
-    return min(rights) - max(lefts) >= narrower / 2
+def overlap_across(upper: list[Part], lower: list[Part]) -> float:
+    """Return how much of the narrower line's width is above or below the other line."""
+    (left, _, right, _), (other_left, _, other_right, _) = box_of(upper), box_of(lower)
+    overlap = min(right, other_right) - max(left, other_left)
+    return overlap / min(right - left, other_right - other_left)
 
 
 def height_of(line: list[Part]) -> float:

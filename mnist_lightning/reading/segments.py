@@ -22,11 +22,12 @@ from mnist_lightning.reading.ink import Ink, find_ink
 from mnist_lightning.reading.lines import (
     SPECK,
     Part,
-    are_above,
+    box_of,
     gap_between,
     height_of,
     join,
     lines_of,
+    overlap_across,
 )
 
 SURE = 0.97  # probability from which on a part is not cut, unless it is wide
@@ -37,7 +38,7 @@ WIDEST = 1.5  # of the line's height or its own, in a digit's width
 # Of a picture that is said to hold a single digit, however strange its hand
 WIDEST_ALONE = 2.0  # of the line's height, in its width
 TALL = 0.75  # of the line's height; two such parts side by side are two digits
-MOST_BORDERS = 24  # from a digit's beginning to its end; between parts cuts don't count
+MOST_BORDERS = 24  # from a digit's beginning to its end; of one that is not cut, between parts
 WEIGHT = 2.0  # of a digit's logarithm of probability, beside what the cuts cost
 JOINED_WEIGHT = 0.3  # of that of an answer about a part, of the network that sees it whole
 SINGLE = 5.0  # times as often as in that network's training a part is a single digit
@@ -69,7 +70,7 @@ class Segment:
         image: uint8 `(28, 28)`.
         probabilities: float32 `(10,)`.
         after_gap: Whether a wide gap comes before it in its line.
-        empty: Number of its columns, in pixels, that have no ink.
+        empty: Number of columns without ink between its parts.
     """
 
     box: tuple[int, int, int, int]
@@ -159,7 +160,7 @@ def find_digit(picture: Image.Image) -> np.ndarray:
     line = join(*lines)
     height = height_of(line)
     is_apart = any(
-        gap_between(*pair) > NEAR_ALONE or not are_above(*pair) for pair in pairwise(lines)
+        gap_between(*pair) > NEAR_ALONE or overlap_across(*pair) < 0.5 for pair in pairwise(lines)
     )
     tall = sorted((p for p in line if p.ink.shape[0] > TALL * height), key=lambda p: p.left)
     digit = _between(line, Border(0), Border(len(line)))
@@ -239,20 +240,34 @@ def _find_lines(
     chosen = list(range(len(rows)))
     for number, upper in enumerate(uppers, start=len(rows)):
         cost, way = ways[number]
-        boxes = [segment.box for _, _, segment in way]
-        is_line = all(
-            left[0] + left[2] < 2 * right[0] and 2 * left[2] < right[0] + right[2]
-            for left, right in pairwise(boxes)
-        )
-        # Else its digits are those of the two lines in a row, with another height to compare with.
-        parts = [lines[number][0][start.part : end.part] for start, end, _ in way]
-        shares = any(0 < sum(part in rows[upper] for part in each) < len(each) for each in parts)
-        gap = gap_between(rows[upper], rows[upper + 1])
         saved = ways[upper][0] + ways[upper + 1][0] - cost
-        if upper in chosen and is_line and shares and saved > (-LINE if 0 <= gap < SLIT else LINE):
+        is_slit = 0 <= gap_between(rows[upper], rows[upper + 1]) < SLIT
+        if (
+            upper in chosen
+            and saved > (-LINE if is_slit else LINE)
+            and _is_one_line(way, lines[number][0], rows[upper])
+        ):
             chosen[chosen.index(upper)] = number
             chosen.remove(upper + 1)
     return [lines[i] for i in chosen], [borders[i] for i in chosen], [ways[i] for i in chosen]
+
+
+def _is_one_line(
+    way: list[tuple[Border, Border, Segment]], both: list[Part], upper: list[Part]
+) -> bool:
+    """Return whether two lines are one: a digit has parts of both, and none is above another.
+
+    Args:
+        way: The digits, uncut.
+        both: The parts of both lines.
+        upper: Those of the upper one.
+    """
+    boxes = [segment.box for _, _, segment in way]
+    for left, right in pairwise(boxes):
+        if left[0] + left[2] > 2 * right[0] or 2 * left[2] > right[0] + right[2]:
+            return False
+    digits = (both[start.part : end.part] for start, end, _ in way)
+    return any(0 < sum(part in upper for part in digit) < len(digit) for digit in digits)
 
 
 def _best_ways(
@@ -288,9 +303,8 @@ def _best_ways(
                 if part and (_is_whole(*pair) or _is_narrow(part, height)):
                     images.append(place(part.ink, part.stroke))
                     box = part.left, part.top, part.right, part.bottom
-                    asked.append(
-                        (pair, box, part.is_dot, part.empty)
-                    )  # not its ink: there are many
+                    # Not the part: there may be many, and each keeps its ink.
+                    asked.append((pair, box, part.is_dot, part.empty))
     if images:
         answers = yield np.stack(images)
         for (pair, box, is_dot, empty), image, answer in zip(asked, images, answers, strict=True):
@@ -351,8 +365,9 @@ def _cost(segment: Segment, line_height: float) -> float:
 
 def _pairs(line: list[Part], height: float, borders: list[Border], num_cuts: int) -> Iterator[Pair]:
     """Yield each two borders of a line, `num_cuts` of them cuts at most, around what may be one."""
-    full = max(part.bottom for part in line) - min(part.top for part in line)
-    widest = WIDEST * (full if full < 2.5 * height else height)  # halves are lower than their digit
+    _, top, _, bottom = box_of(line)
+    # A broken digit is higher than its parts; a line that slants is higher than any digit.
+    widest = WIDEST * (bottom - top if bottom - top < 2.5 * height else height)
     for first, start in enumerate(borders):
         for last, end in enumerate(borders[first + 1 :], first + 1):
             inner = line[start.part + 1 : end.part]
@@ -371,7 +386,7 @@ def _is_whole(start: Border, end: Border) -> bool:
 
 def _is_narrow(part: Part, line_height: float) -> bool:
     height, width = part.ink.shape
-    return width <= WIDEST * max(height, line_height)  # a broken digit's line is too low
+    return width <= WIDEST * max(height, line_height)  # a broken digit is higher than its parts
 
 
 def _between(line: list[Part], start: Border, end: Border) -> Part | None:
@@ -395,9 +410,8 @@ def _between(line: list[Part], start: Border, end: Border) -> Part | None:
         inside.append(part)
     if len(inside) == 1:
         return inside[0]
-    left, top = min(part.left for part in inside), min(part.top for part in inside)
-    size = max(p.bottom for p in inside) - top, max(p.right for p in inside) - left
-    whole = np.zeros(size, np.float32)
+    left, top, right, bottom = box_of(inside)
+    whole = np.zeros((bottom - top, right - left), np.float32)
     for part in inside:
         where = whole[part.top - top : part.bottom - top, part.left - left : part.right - left]
         np.maximum(where, part.ink, out=where)

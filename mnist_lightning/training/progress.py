@@ -146,7 +146,7 @@ class EpochLine(Callback):
     """
 
     def __init__(self) -> None:
-        self.trains = False
+        self.has_trained = False
         self._begin()
 
     def _begin(self) -> None:
@@ -159,7 +159,7 @@ class EpochLine(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say what is trained, where and for how long."""
-        self.trains = True
+        self.has_trained = True
         self.started = time.perf_counter()  # a run resumed within an epoch does not start one
         # Earlier checkpoints do not keep the losses.
         self.is_whole = not trainer.fit_loop.restarted_mid_epoch or bool(self.earlier[1])
@@ -179,9 +179,9 @@ class EpochLine(Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say so if there was nothing to train, as when a finished run is resumed."""
-        if not self.trains and trainer.is_global_zero:
-            say("nothing was left to train: all epochs are done")
-        self.trains = False
+        if not self.has_trained and trainer.is_global_zero:
+            say("nothing was left to train")
+        self.has_trained = False
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
