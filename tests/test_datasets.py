@@ -9,6 +9,7 @@ import socket
 import stat
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -99,6 +100,30 @@ def test_a_damaged_file_is_repaired_and_kept(raw: Path, name: str, damage) -> No
         assert kept.read_bytes() == damaged
         kept.unlink()
     assert_whole(raw.parents[1])
+
+
+@pytest.mark.parametrize("others", [1, 4])
+def test_what_another_process_writes_meanwhile_is_no_strange_set(
+    root: str,
+    tmp_path: Path,
+    others: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    unpack, last = SETS["MNIST"].unpack, list(UNPACKED_MD5)[-1]
+    assert unpack
+
+    def wait(folder: Path, file: str) -> bytes:
+        if file == last:  # the other files are found to be missing; now the other process goes on
+            for name in list(UNPACKED_MD5)[:others]:
+                for path in (f"{name}.gz", name):
+                    shutil.copy(Path(root, "MNIST/raw", path), tmp_path / "MNIST/raw")
+        return unpack(folder, file)
+
+    monkeypatch.setitem(SETS, "MNIST", replace(SETS["MNIST"], unpack=wait))
+    prepare(tmp_path, "MNIST")
+    assert_whole(tmp_path)
+    assert capsys.readouterr().err == ""
 
 
 def test_what_was_kept_before_is_not_replaced(raw: Path) -> None:

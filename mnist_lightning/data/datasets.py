@@ -1,6 +1,7 @@
 """Which sets of images there are, where their files come from, and that they are whole."""
 
 import gzip
+import hashlib
 import os
 import socket
 import sys
@@ -173,20 +174,18 @@ def prepare(root: Path, name: Name) -> None:
     folder = root / SETS[name].folder
     folder.mkdir(parents=True, exist_ok=True)
     if name != "MNIST":
-        wrong = _wrong_archives(SETS[name], folder)
-        there = [folder / each.file for each in wrong if (folder / each.file).is_file()]
-        is_damaged = any(_contents(path) is None for path in there)
+        wrong, whole, is_damaged = _wrong_archives(SETS[name], folder)
         if wrong and not is_damaged and _are_own(name, folder):
             return
-        _refuse_whole(there, name)
+        _refuse(whole, name)
         _download(wrong, folder)
     # All files are looked at before any is written.
-    changes = list(_right_files(name, folder))
-    strange = [path for path, _ in changes if _contents(path) is not None]
-    if strange and _are_own(name, folder):
+    changes = list(_changes(name, folder))
+    whole = [path for path, _, is_whole in changes if is_whole]
+    if whole and _are_own(name, folder):
         return
-    _refuse_whole(strange, name)
-    for path, right in changes:
+    _refuse(whole, name)
+    for path, right, _ in changes:
         _repair(path, right)
 
 
@@ -288,27 +287,37 @@ def _check(images: Tensor, labels: Tensor, of_images: Path, of_labels: Path) -> 
         )
 
 
-def _right_files(name: Name, folder: Path) -> Iterator[tuple[Path, bytes]]:
-    """Yield the files that are not what the set's archives say, and what they should hold."""
+def _changes(name: Name, folder: Path) -> Iterator[tuple[Path, bytes, bool]]:
+    """Yield the files that are not what the set's archives say, and what they should hold.
+
+    Yields:
+        The file, its right contents, and whether it is whole, so that they are another set's. It is
+        read once for all of this: another process may write it meanwhile.
+    """
     set_ = SETS[name]
     if not set_.unpack:
         return
     for file in (*set_.train, *set_.test):
+        path = folder / file
         right = set_.unpack(ARCHIVES if name == "MNIST" else folder, file)
-        if _contents(folder / file) != right:
-            yield folder / file, right
+        found = _unpack(_contents(path), path)
+        if found != right:
+            yield path, right, found is not None
         if name == "MNIST":
-            archive, packed = folder / f"{file}.gz", (ARCHIVES / f"{file}.gz").read_bytes()
-            there = archive.read_bytes() if archive.is_file() else b""
-            if there != packed and _contents(archive) != right:  # it may be packed in another way
-                yield archive, packed
+            path = folder / f"{file}.gz"
+            packed, contents = (ARCHIVES / path.name).read_bytes(), _contents(path)
+            found = right if contents == packed else _unpack(contents, path)
+            if found != right:  # it may be packed in another way
+                yield path, packed, found is not None
 
 
-def _contents(path: Path) -> bytes | None:
-    """Return what a whole IDX file holds, unpacked; None if there is none."""
-    if not path.is_file():
-        return None
-    contents = path.read_bytes()
+def _contents(path: Path) -> bytes:
+    """Return what a file holds: nothing if there is none."""
+    return path.read_bytes() if path.is_file() else b""
+
+
+def _unpack(contents: bytes, path: Path) -> bytes | None:
+    """Return what a whole IDX file holds, unpacked; None if it is none."""
     try:
         contents = gzip.decompress(contents) if path.suffix == ".gz" else contents
         read_idx(contents, path)
@@ -323,7 +332,7 @@ def _are_own(name: Name, folder: Path) -> bool:
     own = {}
     for file in (*SETS[name].train, *SETS[name].test):
         paths = [path for path in (folder / file, folder / f"{file}.gz") if path.is_file()]
-        first, *others = map(_contents, paths) if paths else [None]
+        first, *others = [_unpack(_contents(path), path) for path in paths] or [None]
         if first is None or others not in ([], [first]):  # a file may contradict its archive
             return False
         own[folder / file] = first
@@ -335,18 +344,17 @@ def _are_own(name: Name, folder: Path) -> bool:
     return True
 
 
-def _refuse_whole(paths: list[Path], name: Name) -> None:
-    for path in paths:
-        if _contents(path) is not None:
-            raise UserError(
-                f"{path} is a whole file of images or labels, but not {name}'s: name another "
-                "folder for the data, or move the file away, or put all files of your own there"
-            )
+def _refuse(whole: list[Path], name: Name) -> None:
+    for path in whole:
+        raise UserError(
+            f"{path} is a whole file of images or labels, but not {name}'s: name another "
+            "folder for the data, or move the file away, or put all files of your own there"
+        )
 
 
 def _repair(path: Path, right: bytes) -> None:
     """Write a file anew, and keep what is damaged beside it."""
-    damaged = path.read_bytes() if path.is_file() else b""
+    damaged = _contents(path)
     if damaged == right:  # another process was faster
         return
     for number in count(1) if damaged else ():
@@ -358,13 +366,27 @@ def _repair(path: Path, right: bytes) -> None:
     replace_file(path, right)
 
 
-def _wrong_archives(set_: Set, folder: Path) -> list[Archive]:
-    """Return the archives that are missing or damaged: not of torchvision's checksum."""
-    from torchvision import datasets  # takes seconds, which MNIST need not wait for
-    from torchvision.datasets.utils import check_integrity
+def _wrong_archives(set_: Set, folder: Path) -> tuple[list[Archive], list[Path], bool]:
+    """Return which archives are not of torchvision's checksum, and what is found in their place.
 
-    archives = set_.archives(getattr(datasets, set_.source))
-    return [each for each in archives if not check_integrity(folder / each.file, each.md5)]
+    Returns:
+        The archives, the files of them that are whole, so that they are another set's, and whether
+        any is damaged. Each is read once for all of this.
+    """
+    from torchvision import datasets  # takes seconds, which MNIST need not wait for
+
+    wrong, whole, is_damaged = [], [], False
+    for archive in set_.archives(getattr(datasets, set_.source)):
+        path = folder / archive.file
+        found = _contents(path)
+        if hashlib.md5(found, usedforsecurity=False).hexdigest() == archive.md5:
+            continue
+        wrong.append(archive)
+        if _unpack(found, path) is not None:
+            whole.append(path)
+        elif path.is_file():
+            is_damaged = True
+    return wrong, whole, is_damaged
 
 
 def _download(archives: list[Archive], folder: Path) -> None:
