@@ -14,6 +14,7 @@ from mnist_lightning.sizes import SIDE
 
 NUM_STROKES, NUM_POINTS = 5, 40  # most strokes of a scribble; places on each
 NUM_NUMBERS = 5 + 10 * NUM_STROKES
+CROSSES = 0.15  # share of the scribbles that are two lines which cross
 # Which digits are none once they lie on their side, stand on their head, are seen in a mirror, have
 # a half beside its own mirror image, lack a side, or have one more stroke.
 ON_SIDE, ON_HEAD, MIRRORED = (2, 3, 4, 5, 6, 7, 9), (3, 4, 7), (3, 4, 6, 7, 9)
@@ -88,7 +89,8 @@ def _scribbles(numbers: Tensor, is_whole: Tensor) -> Tensor:
 
     Six of ten scribbles have their points near a grid's, as a letter's corners are; most of their
     lines are upright or level. Half of the strokes begin where the one before ended. What might be
-    a 1 or a 0, a stroke that is not much bent or nearly closed, has company.
+    a 1 or a 0, a stroke that is not much bent or nearly closed, has company. Others are two lines
+    that cross each other in the middle.
 
     Args:
         numbers: float32 `(B, 4 + 10 * NUM_STROKES)` in [0, 1).
@@ -99,6 +101,8 @@ def _scribbles(numbers: Tensor, is_whole: Tensor) -> Tensor:
     """
     first, strokes = numbers[:, :4], numbers[:, 4:].unflatten(1, (NUM_STROKES, 10))
     points, chances = strokes[..., :6].unflatten(2, (3, 2)), strokes[..., 6:]
+    cross = _cross(points[:, :2, :2], is_aslant=chances[:, 0, 2] < 0.5)
+    is_cross = is_whole & (first[:, 1] > 1 - CROSSES)
     cell = (3 * points).floor()
     near_grid = cell / 2 + 0.2 * (3 * points - cell - 0.5)
     on_grid = (first[:, 1] < 0.6)[:, None]
@@ -118,6 +122,7 @@ def _scribbles(numbers: Tensor, is_whole: Tensor) -> Tensor:
     alone = torch.where(is_arc, is_open, is_bent)[:, 0]
     count = torch.where(alone, 1, 2) + (first[:, 0] * (NUM_STROKES - 1)).long()
     count = torch.where(is_whole, count, 1 + (count > 2))
+    count = torch.where(is_cross, 2, count)
 
     t = torch.linspace(0, 1, NUM_POINTS, device=numbers.device)[:, None]
     start, middle, end = (p[:, :, None] for p in (start, middle, end))
@@ -129,6 +134,8 @@ def _scribbles(numbers: Tensor, is_whole: Tensor) -> Tensor:
     arc = center + radius * torch.cat([angle.cos(), angle.sin()], dim=3)
     curves = torch.where(is_straight[..., None, None], straight, bent)
     curves = torch.where(is_arc[..., None, None], arc, curves)
+    first_two = torch.where(is_cross[:, None, None, None], cross, curves[:, :2])
+    curves = torch.cat([first_two, curves[:, 2:]], dim=1)
     exists = torch.arange(NUM_STROKES, device=numbers.device) < count[:, None]
     # A whole scribble fills its 20 pixels, the pen's centers 18 of them.
     missing = ~exists[:, :, None]
@@ -140,3 +147,22 @@ def _scribbles(numbers: Tensor, is_whole: Tensor) -> Tensor:
     center = torch.where(is_whole[:, None], (low + high) / 2, 0.5)
     curves = SIDE / 2 + 0.5 + 18 * scale[:, None, None] * (curves - center[:, None, None])
     return draw(curves, exists * (0.7 + 1.1 * first[:, 2:3] + 0.4 * chances[..., 0]))
+
+
+def _cross(points: Tensor, is_aslant: Tensor) -> Tensor:
+    """Draw two lines that cross in the middle: level and upright, or both aslant.
+
+    Args:
+        points: float32 `(B, 2, 2, 2)` in [0, 1), how far their ends are from where they would be.
+        is_aslant: Bool `(B,)`.
+
+    Returns:
+        float32 `(B, 2, NUM_POINTS, 2)`, about 1 by 1 or 1.4 by 1.4.
+    """
+    plus = torch.tensor([[[0.5, 0], [0.5, 1]], [[0, 0.5], [1, 0.5]]], device=points.device)
+    ends = plus + 0.2 * (points - 0.5)
+    x, y = ends.unbind(3)
+    turned = torch.stack([x - y, x + y], dim=3)
+    start, end = torch.where(is_aslant[:, None, None, None], turned, ends).split(1, dim=2)
+    t = torch.linspace(0, 1, NUM_POINTS, device=points.device)[:, None]
+    return start + t * (end - start)
