@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import writers
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from mnist_lightning.checkpoint import load
 from mnist_lightning.data import datasets
@@ -194,6 +194,42 @@ def lines(digits: Digits, rng: np.random.Generator) -> Image.Image:
     return picture(on_paper(np.concatenate([padded[0], gap, padded[1]]), rng))
 
 
+# Lines of a sign, in a square as wide as the sign
+SIGNS: dict[str, list[list[tuple[float, float]]]] = {
+    "plus": [[(0, 0.5), (1, 0.5)], [(0.5, 0), (0.5, 1)]],
+    "times": [[(0.1, 0), (0.9, 1)], [(0.9, 0), (0.1, 1)]],
+    "minus": [[(0, 0.5), (1, 0.5)]],
+    "equals": [[(0, 0.3), (1, 0.3)], [(0, 0.7), (1, 0.7)]],
+}
+
+
+def sign(lines: list[list[tuple[float, float]]], rng: np.random.Generator) -> np.ndarray:
+    """Draw a sign with a round pen, a third to a half of a digit wide."""
+    side, pen = 20 * ZOOM * rng.uniform(0.35, 0.5), ZOOM * rng.uniform(2, 3.5)
+    drawn = Image.new("L", (int(side + 2 * pen),) * 2)
+    draw = ImageDraw.Draw(drawn)
+    for line in lines:
+        ends = [tuple(pen + side * (np.array(end) + rng.normal(0, 0.05, 2))) for end in line]
+        draw.line(ends, 255, round(pen))
+        for x, y in ends:
+            draw.ellipse((x - pen / 2, y - pen / 2, x + pen / 2, y + pen / 2), 255)
+    soft = drawn.filter(ImageFilter.GaussianBlur(2))
+    return np.asarray(soft.crop(soft.getbbox()), np.float32) / 255
+
+
+def calculation(digits: Digits, rng: np.random.Generator) -> Image.Image:
+    """Write two numbers and a sign between them, which touches neither."""
+    half = len(digits) // 2
+    inks = [number(digits[:half], rng), number(digits[half:], rng)]
+    inks.insert(1, sign(list(SIGNS.values())[rng.integers(len(SIGNS))], rng))
+    middles = [len(inks[0]) / 2, rng.uniform(0.4, 0.6) * len(inks[0]), len(inks[0]) / 2]
+    tops = [middle - len(ink) / 2 for middle, ink in zip(middles, inks, strict=True)]
+    drops = [int(top - min(tops)) for top in tops]
+    return picture(
+        on_paper(join(inks, (ZOOM * rng.uniform(3, 9, 2)).astype(int).tolist(), drops), rng)
+    )
+
+
 def _plain(make: Callable[[Digits, np.random.Generator], np.ndarray]) -> Make:
     return lambda digits, rng: picture(on_paper(make(digits, rng), rng))
 
@@ -209,6 +245,7 @@ KINDS: dict[str, tuple[int, int, Make]] = {
     "an underlined number": (2, 6, underlined),
     "a sheet on a desk": (2, 6, on_desk),
     "two lines of two numbers": (8, 8, lines),
+    "a sign between two numbers": (2, 6, calculation),
 }
 
 
@@ -232,6 +269,8 @@ def samples(
         text = "".join(str(label) for label in labels[chosen])
         if kind == "two lines of two numbers":
             text = f"{text[:2]} {text[2:4]}\n{text[4:6]} {text[6:]}"
+        if kind == "a sign between two numbers":
+            text = f"{text[: len(text) // 2]}?{text[len(text) // 2 :]}"
         made.append((make(list(images[chosen]), rng), text))
     return made
 

@@ -6,6 +6,7 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import affine, gaussian_blur
 
+from mnist_lightning.data import nondigits
 from mnist_lightning.data.augment import Augmentation, affine_table, change_looks, warp
 from mnist_lightning.data.drawing import is_line, to_convention, upstrokes
 from mnist_lightning.data.module import MNISTDataModule
@@ -242,6 +243,22 @@ def test_no_digit_is_a_bare_stroke(pixels: torch.Tensor) -> None:
     rows = augmentation.table(2000, 1, (0,))[0]
     made, _ = augmentation(ones, torch.ones(2000, dtype=torch.int64), rows, ones)
     assert is_line(made)[rows[:, 19] > 0].float().mean() < 0.02
+
+
+def test_some_of_no_digit_are_crosses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nondigits, "CROSSES", 1.0)
+    numbers = torch.rand(200, nondigits.NUM_NUMBERS, generator=torch.Generator().manual_seed(0))
+    numbers[:, 0] = 0.1  # scribbles
+    blank = torch.zeros(200, 1, 28, 28)
+    made = nondigits.nondigits(blank, torch.zeros(200, dtype=torch.long), blank, numbers)
+    inked = made[:, 0] > 0.5
+    assert inked[:, 13:15, 13:15].any(dim=(1, 2)).float().mean() > 0.9
+    rows, columns = inked.float().mean(dim=2), inked.float().mean(dim=1)
+    # Upright and level lines fill a row and a column in the middle, lines aslant none.
+    is_plus = (rows[:, 10:18].amax(dim=1) > 0.4) & (columns[:, 10:18].amax(dim=1) > 0.4)
+    assert 0.3 < is_plus.float().mean() < 0.7
+    corners = inked[:, 4:9, 4:9].any(dim=(1, 2)) & inked[:, 19:24, 19:24].any(dim=(1, 2))
+    assert (corners | is_plus).float().mean() > 0.9
 
 
 def test_shares_of_no_digits_and_neighbors_fit_into_one() -> None:

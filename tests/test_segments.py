@@ -26,6 +26,7 @@ LEAST = {
     "an underlined number": 9,
     "a sheet on a desk": 9,
     "two lines of two numbers": 8,
+    "a sign between two numbers": 8,
 }
 
 
@@ -80,6 +81,30 @@ def test_a_low_or_flat_piece_costs_more_than_a_digit_of_the_lines_height() -> No
 
     assert cost(70, 100) == cost(70, 80) == 0
     assert cost(40, 50) > CUT and cost(120, 100) > CUT  # so another cut may be worth it
+
+
+def test_a_part_that_no_digit_fits_costs_the_same_whatever_it_looks_like() -> None:
+    def cost(probability: float, **is_: bool) -> float:
+        rest = (1 - probability) / 9
+        probabilities = np.array([probability, *[rest] * 9], np.float32)
+        image = np.zeros((28, 28), np.uint8)
+        return _cost(Segment((0, 0, 150, 100), image, probabilities, **is_), 100)
+
+    mark = cost(0.1, is_mark=True)
+    assert cost(0.2, is_part=True) == cost(0.45, is_part=True) == mark < cost(0.49, is_part=True)
+    assert mark < cost(0.45) < cost(0.2)  # a piece, or several parts, must be a digit
+
+
+@pytest.mark.parametrize("name", ["minus", "equals"])
+def test_a_low_sign_is_no_digit_to_any_network(name: str) -> None:
+    shipped = load()
+    rng = np.random.default_rng(1)
+    inks = [pages.ink_of(first(4)), pages.sign(pages.SIGNS[name], rng), pages.ink_of(first(2))]
+    page = pages.picture(pages.on_paper(pages.join(inks, [30, 30], [0, 40, 0]), rng))
+    found = read(page, lambda pixels: shipped(pixels))  # which knows no least probability
+    assert found.text == "4?2"
+    assert found.digits[1].probabilities == pytest.approx([0.1] * 10)
+    assert found.probability > 0.5  # of the digits
 
 
 def test_a_part_on_the_other_side_of_a_gap_costs() -> None:

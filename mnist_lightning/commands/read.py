@@ -6,7 +6,7 @@
 
 A folder stands for the pictures in it, `-` for one on standard input; each page of a TIFF is a
 picture. A picture holds one digit, a number, or lines of numbers; of several digits the probability
-is that of the least sure one. A `?` in place of a digit says that the network sees none.
+is that of the least sure one. A `?` in place of a digit says that there is none: a sign, say.
 `--output` writes the ten probabilities and the place of each digit; `--show` draws a box around it,
 or what the network saw of a single one: the first thing to look at if a digit is misread. Neither
 replaces a picture that it reads, nor, without `--overwrite`, any file that this package did not
@@ -161,12 +161,11 @@ def table(pages: dict[Place, Page], names: dict[Place, str]) -> str:
     rows = [("file", "digits", "probability", "second guess")]
     for place, page in pages.items():
         first, *others = page.text.split("\n")
-        least = min(reading.probability for reading in page.digits)
         second = ""
         if len(page.digits) == 1:
             reading = page.digits[0]
             second = f"{reading.second} ({percent(reading.second_probability)})"
-        rows.append((names[place], first, percent(least), second))
+        rows.append((names[place], first, percent(page.probability), second))
         rows += [("", other, "", "") for other in others]
     files, texts = (max(len(row[column]) for row in rows) for column in (0, 1))
     lines = (f"{f:{files}}  {t:>{texts}}  {p:>11}  {s}" for f, t, p, s in rows)
@@ -229,8 +228,7 @@ def contact_sheet(
         draw.rectangle((left - 1, top - 1, left + wide, top + TILE), AROUND, "#d0d0d0")
         sheet.paste(ImageOps.pad(thumbnail, (wide, TILE), color=AROUND), (left, top))
         text = page.text.replace("\n", " / ")
-        least = min(reading.probability for reading in page.digits)
-        line = f"{percent(least)} at least"
+        line = f"{percent(page.probability)} at least"
         if is_single:
             (reading,) = page.digits
             seen = Image.fromarray(reading.image.numpy())

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, overload
 
@@ -33,7 +33,8 @@ class Reading:
         probabilities: Of the digits 0 to 9; they sum to 1.
         image: What the network saw, uint8 `(28, 28)`, 0 to 255.
         is_digit: Whether the digit is probable enough that there is one at all: not less than the
-            network's `no_digit_below`.
+            network's `no_digit_below`. A mark, a minus say, is none to any network: all digits are
+            as probable.
         box: Where it is in the picture: left, top, right and bottom, in pixels.
     """
 
@@ -88,6 +89,12 @@ class Page:
 
     text: str
     digits: tuple[Reading, ...]
+
+    @property
+    def probability(self) -> float:
+        """That of the least sure digit; a `?` counts only if there is nothing else."""
+        sure = [reading for reading in self.digits if reading.is_digit]
+        return min(reading.probability for reading in sure or self.digits)
 
     def as_dict(self) -> dict[str, Any]:
         """Return all but the images, as JSON takes it."""
@@ -181,7 +188,8 @@ def _page(lines: list[list[Segment]], network: Network) -> Page:
     digits, text = [], ""
     for line in lines:
         for segment in line:
-            digits.append(_reading(segment.image, segment.probabilities, network, segment.box))
+            reading = _reading(segment.image, segment.probabilities, network, segment.box)
+            digits.append(replace(reading, is_digit=False) if segment.is_mark else reading)
             text += f" {digits[-1]}" if segment.after_gap else str(digits[-1])
         text += "\n"
     return Page(text[:-1], tuple(digits))

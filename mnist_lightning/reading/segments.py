@@ -29,6 +29,7 @@ from mnist_lightning.reading.lines import (
     lines_of,
     overlap_across,
 )
+from mnist_lightning.sizes import NUM_CLASSES
 
 SURE = 0.97  # probability from which on a part is not cut, unless it is wide
 WIDE = 0.9  # of the line's height, in its width
@@ -46,6 +47,8 @@ LEAST = 1e-6  # probability of such an answer
 FLAT = 2.0  # what it costs for each height that it is wider than high
 SHORT = 2.5  # for each line's height that it is below
 LOW = 0.75  # of the line's height
+LOWEST = 0.4  # of the line's height; what is lower is a mark, and no digit
+MARK = 0.47  # probability that counts for a mark, in place of a digit's that is below it
 APART = 3.0  # what it costs for each line's height of gaps between a digit's parts
 NEAR = 0.15  # of two lines' height, in the gap between halves of broken digits
 NEAR_ALONE = 0.08  # where no network judges them
@@ -56,6 +59,8 @@ MOST_HALVES = 60  # parts of two lines that are tried as one
 # What the second network takes and answers: `reading.joined`
 JOINED_WIDTH = 52  # pixels of its images, which are as high as others
 NUM_ANSWERS = 111  # ten digits, a hundred pairs, anything else
+
+ALIKE = np.full(NUM_CLASSES, 1 / NUM_CLASSES, np.float32)  # probabilities
 
 GAP = 0.8  # of the line's height, that is a space
 EVEN = 0.2  # of the mean step from digit to digit, as their standard deviation
@@ -71,6 +76,9 @@ class Segment:
         probabilities: float32 `(10,)`.
         after_gap: Whether a wide gap comes before it in its line.
         empty: Number of columns without ink between its parts.
+        is_part: Whether it is one part, and all of it.
+        is_mark: Whether it is too low or too solid for a digit. What the network says of it does
+            not count: all classes are as probable.
     """
 
     box: tuple[int, int, int, int]
@@ -78,6 +86,13 @@ class Segment:
     probabilities: np.ndarray
     after_gap: bool = False
     empty: int = 0
+    is_part: bool = False
+    is_mark: bool = False
+
+    @property
+    def may_be_mark(self) -> bool:
+        """Whether it is better taken for a mark, a sign say, than for a digit."""
+        return self.is_mark or (self.is_part and self.probabilities.max() < MARK)
 
     @property
     def digit(self) -> int:
@@ -180,7 +195,7 @@ def _find_in_ink(ink: Ink) -> Search:
     for (line, height), ends in zip(lines, borders, strict=True):
         for part, pair in zip(line, pairwise(ends), strict=True):
             segment = known[pair]
-            if segment and not part.is_dot:
+            if segment and not segment.is_mark:
                 is_sure = segment.probabilities.max() >= SURE
                 if part.ink.shape[1] > WIDE * height or not is_sure:
                     to_cut.append((part, segment, height))
@@ -200,7 +215,8 @@ def _find_in_ink(ink: Ink) -> Search:
     for part, segment, height in to_cut:
         uncut[part] = _cost(segment, height)
         if part in whole_costs:
-            uncut[part] += whole_costs[part][segment.digit]
+            said = NUM_ANSWERS - 1 if segment.may_be_mark else segment.digit
+            uncut[part] += whole_costs[part][said]
     for (line, height), ends, (cost, _) in zip(lines, borders, ways, strict=True):
         ends += [
             Border(number, *cut)
@@ -294,23 +310,17 @@ def _best_ways(
         [pair for pair in _pairs(*line, ends, num_cuts) if pair[0].cost + pair[1].cost <= cost]
         for line, ends, (cost, _) in zip(lines, borders, ways, strict=True)
     ]
-    asked, images = [], []
+    asked: list[tuple[Pair, Segment]] = []
     for (line, height), row in zip(lines, pairs, strict=True):
         for pair in row:
             if pair not in known:
-                known[pair] = None
-                part = _between(line, *pair)
-                if part and (_is_whole(*pair) or _is_narrow(part, height)):
-                    images.append(place(part.ink, part.stroke))
-                    box = part.left, part.top, part.right, part.bottom
-                    # Not the part: there may be many, and each keeps its ink.
-                    asked.append((pair, box, part.is_dot, part.empty))
-    if images:
-        answers = yield np.stack(images)
-        for (pair, box, is_dot, empty), image, answer in zip(asked, images, answers, strict=True):
-            if is_dot:
-                answer = np.full_like(answer, 0.1)
-            known[pair] = Segment(box, image, answer, empty=empty)
+                known[pair] = segment = _propose(line, height, pair)
+                if segment and not segment.is_mark:
+                    asked.append((pair, segment))
+    if asked:
+        answers = yield np.stack([segment.image for _, segment in asked])
+        for (pair, segment), answer in zip(asked, answers, strict=True):
+            known[pair] = replace(segment, probabilities=answer)
     ways = []
     for (line, height), ends, row in zip(lines, borders, pairs, strict=True):
         # What an answer costs hangs on several digits, so this is the best way nearly always.
@@ -328,6 +338,21 @@ def _best_ways(
                     best[end] = cost, way
         ways.append(best[ends[-1]])
     return ways
+
+
+def _propose(line: list[Part], height: float, pair: Pair) -> Segment | None:
+    """Return what lies between two borders, if it may be a digit or a mark; no network has seen it.
+
+    Not the part itself: there may be many, and each keeps its ink.
+    """
+    part = _between(line, *pair)
+    is_part, is_cut = _is_part(*pair), any(border.cut is not None for border in pair)
+    if not part or not (is_part or _is_narrow(part, height)) or (is_cut and part.is_dot):
+        return None
+    is_mark = not is_cut and (part.is_dot or part.ink.shape[0] < LOWEST * height)
+    box = part.left, part.top, part.right, part.bottom
+    image = place(part.ink, part.stroke)
+    return Segment(box, image, ALIKE, empty=part.empty, is_part=is_part, is_mark=is_mark)
 
 
 def _answer(way: list[tuple[Border, Border, Segment]]) -> int | None:
@@ -348,13 +373,18 @@ def _answer(way: list[tuple[Border, Border, Segment]]) -> int | None:
         digits.insert(0, segment.digit)
         if start.cut is None:
             break
-    if len(digits) > 2:
+    if len(digits) > 2 or way[-1][2].may_be_mark:
         return NUM_ANSWERS - 1
     return digits[0] if len(digits) == 1 else 10 * (digits[0] + 1) + digits[1]
 
 
 def _cost(segment: Segment, line_height: float) -> float:
-    """Return what taking a segment for a digit costs: for its improbability, and its shape's."""
+    """Return what taking a segment for a digit costs: for its improbability, and its shape's.
+
+    A mark costs the same whatever it looks like.
+    """
+    if segment.may_be_mark:
+        return -WEIGHT * float(np.log(MARK))
     left, top, right, bottom = segment.box
     height = bottom - top
     flat = max(0.0, (right - left) / height - 1)
@@ -379,7 +409,7 @@ def _pairs(line: list[Part], height: float, borders: list[Border], num_cuts: int
                 yield start, end
 
 
-def _is_whole(start: Border, end: Border) -> bool:
+def _is_part(start: Border, end: Border) -> bool:
     """Return whether a part, and nothing else, lies between two borders."""
     return start.cut is None and end.cut is None and end.part == start.part + 1
 
