@@ -1,7 +1,8 @@
 """Shapes that are no digits, to test a network by.
 
-Training draws none of these letters, signs and curves. Of training digits it does draw pairs that
-touch or nearly do, and left parts (mnist_lightning/data/neighbors.py).
+Training draws none of these letters, signs and curves, but for crosses, which a plus, a times and
+an X are. Of training digits it does draw pairs that touch or nearly do, and left parts
+(mnist_lightning/data/neighbors.py).
 
 Letters and signs of fonts that come with matplotlib, curves, left halves of 2, 3 and 5, and pairs
 of digits, each made into MNIST's convention as `read` does it. Left out are letters that

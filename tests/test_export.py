@@ -43,7 +43,7 @@ def test_onnxruntime_reads_every_test_image_as_torch_does(onnx_file: Path) -> No
         assert torch.equal(logits.argmax(1), expected.argmax(1))
         torch.testing.assert_close(probabilities, expected.softmax(1))
         errors += int((logits.argmax(1) != part_labels).sum())
-    assert abs(errors - 37) <= 1  # of 10,000, as README.md says, but for rounding elsewhere
+    assert abs(errors - 39) <= 1  # of 10,000, as README.md says, but for rounding elsewhere
 
 
 @pytest.mark.parametrize("batch", [1, 3])
