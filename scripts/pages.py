@@ -203,12 +203,12 @@ SIGNS: dict[str, list[list[tuple[float, float]]]] = {
 }
 
 
-def sign(lines: list[list[tuple[float, float]]], rng: np.random.Generator) -> np.ndarray:
-    """Draw a sign with a round pen, a third to a half of a digit wide."""
+def sign(strokes: list[list[tuple[float, float]]], rng: np.random.Generator) -> np.ndarray:
+    """Draw a sign with a round pen, half to four fifths of a digit wide."""
     side, pen = 20 * ZOOM * rng.uniform(0.35, 0.5), ZOOM * rng.uniform(2, 3.5)
     drawn = Image.new("L", (int(side + 2 * pen),) * 2)
     draw = ImageDraw.Draw(drawn)
-    for line in lines:
+    for line in strokes:
         ends = [tuple(pen + side * (np.array(end) + rng.normal(0, 0.05, 2))) for end in line]
         draw.line(ends, 255, round(pen))
         for x, y in ends:

@@ -123,7 +123,8 @@ one to five lines, bends, arcs and loops at random, and adds strokes to digits. 
 strokes was chosen after a look at which letters and signs, in other draws than these, an earlier
 network took for digits. Pairs and left parts of training digits are among what training draws,
 since it cuts touching digits apart, and so are two lines that cross: the last two rows, a plus and
-an X no longer say what a network makes of the unknown. The share that gets some digit at 90% or more, where the goal, 3%, is missed:
+an X no longer say what a network makes of the unknown. The share that gets some digit at 90% or
+more, where the goal, 3%, is missed:
 
 {confident}
 

@@ -6,7 +6,7 @@
 
 A folder stands for the pictures in it, `-` for one on standard input; each page of a TIFF is a
 picture. A picture holds one digit, a number, or lines of numbers; of several digits the probability
-is that of the least sure one. A `?` in place of a digit says that there is none: a sign, say.
+is that of the least sure one. A `?` says that there is no digit: a sign, say. It does not count.
 `--output` writes the ten probabilities and the place of each digit; `--show` draws a box around it,
 or what the network saw of a single one: the first thing to look at if a digit is misread. Neither
 replaces a picture that it reads, nor, without `--overwrite`, any file that this package did not

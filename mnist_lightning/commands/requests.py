@@ -41,7 +41,7 @@ class Digit(Model):
     probabilities: list[Share] = Field(
         description="Of the digits 0 to 9.", min_length=NUM_CLASSES, max_length=NUM_CLASSES
     )
-    is_digit: bool = Field(description="Whether it is probable enough that there is one at all.")
+    is_digit: bool = Field(description="Whether there is a digit at all.")
     box: list[int] = Field(
         description="Left, top, right, bottom, in pixels.", min_length=4, max_length=4
     )

@@ -291,8 +291,8 @@ def _changes(name: Name, folder: Path) -> Iterator[tuple[Path, bytes, bool]]:
     """Yield the files that are not what the set's archives say, and what they should hold.
 
     Yields:
-        The file, its right contents, and whether it is whole, so that they are another set's. It is
-        read once for all of this: another process may write it meanwhile.
+        The file, its right contents, and whether it is whole, and so another set's. It is read once
+        for all of this: another process may write it meanwhile.
     """
     set_ = SETS[name]
     if not set_.unpack:
@@ -345,9 +345,9 @@ def _are_own(name: Name, folder: Path) -> bool:
 
 
 def _refuse(whole: list[Path], name: Name) -> None:
-    for path in whole:
+    if whole:
         raise UserError(
-            f"{path} is a whole file of images or labels, but not {name}'s: name another "
+            f"{whole[0]} is a whole file of images or labels, but not {name}'s: name another "
             "folder for the data, or move the file away, or put all files of your own there"
         )
 
@@ -370,15 +370,18 @@ def _wrong_archives(set_: Set, folder: Path) -> tuple[list[Archive], list[Path],
     """Return which archives are not of torchvision's checksum, and what is found in their place.
 
     Returns:
-        The archives, the files of them that are whole, so that they are another set's, and whether
-        any is damaged. Each is read once for all of this.
+        The archives, the files of them that are whole, and so another set's, and whether any is
+        damaged.
     """
     from torchvision import datasets  # takes seconds, which MNIST need not wait for
+    from torchvision.datasets.utils import check_integrity
 
     wrong, whole, is_damaged = [], [], False
     for archive in set_.archives(getattr(datasets, set_.source)):
         path = folder / archive.file
-        found = _contents(path)
+        if check_integrity(path, archive.md5):
+            continue
+        found = _contents(path)  # another process may have written it by now
         if hashlib.md5(found, usedforsecurity=False).hexdigest() == archive.md5:
             continue
         wrong.append(archive)

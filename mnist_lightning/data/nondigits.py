@@ -157,7 +157,7 @@ def _cross(points: Tensor, is_aslant: Tensor) -> Tensor:
         is_aslant: Bool `(B,)`.
 
     Returns:
-        float32 `(B, 2, NUM_POINTS, 2)`, about 1 by 1 or 1.4 by 1.4.
+        float32 `(B, 2, NUM_POINTS, 2)`, lines of about 1, or 1.4 if they are aslant.
     """
     plus = torch.tensor([[[0.5, 0], [0.5, 1]], [[0, 0.5], [1, 0.5]]], device=points.device)
     ends = plus + 0.2 * (points - 0.5)

@@ -32,9 +32,9 @@ class Reading:
         digit: The most probable digit.
         probabilities: Of the digits 0 to 9; they sum to 1.
         image: What the network saw, uint8 `(28, 28)`, 0 to 255.
-        is_digit: Whether the digit is probable enough that there is one at all: not less than the
-            network's `no_digit_below`. A mark, a minus say, is none to any network: all digits are
-            as probable.
+        is_digit: Whether there is a digit at all: one that is not less probable than the network's
+            `no_digit_below`, and no sign. Of a sign as low as a minus, and of a dot, all digits are
+            equally probable.
         box: Where it is in the picture: left, top, right and bottom, in pixels.
     """
 
@@ -92,7 +92,7 @@ class Page:
 
     @property
     def probability(self) -> float:
-        """That of the least sure digit; a `?` counts only if there is nothing else."""
+        """The probability of the least sure digit; of a `?` only if there is nothing else."""
         sure = [reading for reading in self.digits if reading.is_digit]
         return min(reading.probability for reading in sure or self.digits)
 
@@ -119,7 +119,7 @@ def read(source: One | list[Any] | tuple[Any, ...], network: Network) -> Page | 
             Pillow has opened; or an array or tensor, `(H, W)` or `(H, W, 3)`, uint8 or float in
             [0, 1]. Or a list of these, which are read on all cores.
         network: Pixels, float `(B, 1, 28, 28)` in [0, 1], to logits `(B, 10)`, on the CPU; without
-            a `no_digit_below` every image is a digit to it.
+            a `no_digit_below` all that is no sign is a digit to it.
 
     Returns:
         What it reads; for a list a list.

@@ -47,8 +47,8 @@ LEAST = 1e-6  # probability of such an answer
 FLAT = 2.0  # what it costs for each height that it is wider than high
 SHORT = 2.5  # for each line's height that it is below
 LOW = 0.75  # of the line's height
-LOWEST = 0.4  # of the line's height; what is lower is a mark, and no digit
-MARK = 0.47  # probability that counts for a mark, in place of a digit's that is below it
+LOWEST = 0.4  # of the line's height; what is lower is a mark, unless the network is sure of it
+MARK = 0.47  # probability that counts for a mark; a part that is less probable is one
 APART = 3.0  # what it costs for each line's height of gaps between a digit's parts
 NEAR = 0.15  # of two lines' height, in the gap between halves of broken digits
 NEAR_ALONE = 0.08  # where no network judges them
@@ -76,9 +76,7 @@ class Segment:
         probabilities: float32 `(10,)`.
         after_gap: Whether a wide gap comes before it in its line.
         empty: Number of columns without ink between its parts.
-        is_part: Whether it is one part, and all of it.
-        is_mark: Whether it is too low or too solid for a digit. What the network says of it does
-            not count: all classes are as probable.
+        least: Probability below which it is a mark, a sign say, and no digit.
     """
 
     box: tuple[int, int, int, int]
@@ -86,13 +84,12 @@ class Segment:
     probabilities: np.ndarray
     after_gap: bool = False
     empty: int = 0
-    is_part: bool = False
-    is_mark: bool = False
+    least: float = 0.0
 
     @property
-    def may_be_mark(self) -> bool:
-        """Whether it is better taken for a mark, a sign say, than for a digit."""
-        return self.is_mark or (self.is_part and self.probabilities.max() < MARK)
+    def is_mark(self) -> bool:
+        """Whether it is a mark, and no digit."""
+        return bool(self.probabilities.max() < self.least)
 
     @property
     def digit(self) -> int:
@@ -195,7 +192,7 @@ def _find_in_ink(ink: Ink) -> Search:
     for (line, height), ends in zip(lines, borders, strict=True):
         for part, pair in zip(line, pairwise(ends), strict=True):
             segment = known[pair]
-            if segment and not segment.is_mark:
+            if segment and segment.least <= MARK:  # else it is low or a dot
                 is_sure = segment.probabilities.max() >= SURE
                 if part.ink.shape[1] > WIDE * height or not is_sure:
                     to_cut.append((part, segment, height))
@@ -215,7 +212,7 @@ def _find_in_ink(ink: Ink) -> Search:
     for part, segment, height in to_cut:
         uncut[part] = _cost(segment, height)
         if part in whole_costs:
-            said = NUM_ANSWERS - 1 if segment.may_be_mark else segment.digit
+            said = NUM_ANSWERS - 1 if segment.is_mark else segment.digit
             uncut[part] += whole_costs[part][said]
     for (line, height), ends, (cost, _) in zip(lines, borders, ways, strict=True):
         ends += [
@@ -315,12 +312,14 @@ def _best_ways(
         for pair in row:
             if pair not in known:
                 known[pair] = segment = _propose(line, height, pair)
-                if segment and not segment.is_mark:
+                if segment:
                     asked.append((pair, segment))
     if asked:
         answers = yield np.stack([segment.image for _, segment in asked])
         for (pair, segment), answer in zip(asked, answers, strict=True):
-            known[pair] = replace(segment, probabilities=answer)
+            # What the network says of a low sign or a dot means nothing.
+            if segment.least <= MARK or answer.max() >= segment.least:
+                known[pair] = replace(segment, probabilities=answer)
     ways = []
     for (line, height), ends, row in zip(lines, borders, pairs, strict=True):
         # What an answer costs hangs on several digits, so this is the best way nearly always.
@@ -341,18 +340,24 @@ def _best_ways(
 
 
 def _propose(line: list[Part], height: float, pair: Pair) -> Segment | None:
-    """Return what lies between two borders, if it may be a digit or a mark; no network has seen it.
+    """Return what lies between two borders, if it may be a digit or a mark.
 
-    Not the part itself: there may be many, and each keeps its ink.
+    It has no part, of which there may be many, and each keeps its ink; and it has not been read: to
+    it all digits are equally probable.
     """
     part = _between(line, *pair)
     is_part, is_cut = _is_part(*pair), any(border.cut is not None for border in pair)
     if not part or not (is_part or _is_narrow(part, height)) or (is_cut and part.is_dot):
         return None
-    is_mark = not is_cut and (part.is_dot or part.ink.shape[0] < LOWEST * height)
+    least = 0.0
+    if part.is_dot:
+        least = np.inf
+    elif not is_cut and part.ink.shape[0] < LOWEST * height:
+        least = SURE
+    elif is_part and part.ink.shape[1] <= WIDE * height:  # else it may be several digits
+        least = MARK
     box = part.left, part.top, part.right, part.bottom
-    image = place(part.ink, part.stroke)
-    return Segment(box, image, ALIKE, empty=part.empty, is_part=is_part, is_mark=is_mark)
+    return Segment(box, place(part.ink, part.stroke), ALIKE, empty=part.empty, least=least)
 
 
 def _answer(way: list[tuple[Border, Border, Segment]]) -> int | None:
@@ -373,7 +378,7 @@ def _answer(way: list[tuple[Border, Border, Segment]]) -> int | None:
         digits.insert(0, segment.digit)
         if start.cut is None:
             break
-    if len(digits) > 2 or way[-1][2].may_be_mark:
+    if len(digits) > 2 or way[-1][2].is_mark:
         return NUM_ANSWERS - 1
     return digits[0] if len(digits) == 1 else 10 * (digits[0] + 1) + digits[1]
 
@@ -381,15 +386,16 @@ def _answer(way: list[tuple[Border, Border, Segment]]) -> int | None:
 def _cost(segment: Segment, line_height: float) -> float:
     """Return what taking a segment for a digit costs: for its improbability, and its shape's.
 
-    A mark costs the same whatever it looks like.
+    A mark costs the same whatever its shape.
     """
-    if segment.may_be_mark:
-        return -WEIGHT * float(np.log(MARK))
+    apart = APART * segment.empty / line_height
+    if segment.is_mark:
+        return apart - WEIGHT * float(np.log(MARK))
     left, top, right, bottom = segment.box
     height = bottom - top
     flat = max(0.0, (right - left) / height - 1)
     short = max(0.0, LOW - height / line_height)
-    shape = FLAT * flat + SHORT * short + APART * segment.empty / line_height
+    shape = FLAT * flat + SHORT * short + apart
     return shape - WEIGHT * float(np.log(segment.probabilities.max()))
 
 
