@@ -14,7 +14,16 @@ from mnist_lightning.errors import UserError
 from mnist_lightning.reading.cuts import CUT, find_cuts
 from mnist_lightning.reading.lines import Part, box_of
 from mnist_lightning.reading.reader import read, read_images
-from mnist_lightning.reading.segments import Border, Segment, _cost, _is_one_line, _pairs
+from mnist_lightning.reading.segments import (
+    MARK,
+    SURE,
+    Border,
+    Segment,
+    _cost,
+    _is_one_line,
+    _pairs,
+    _propose,
+)
 
 # Of each kind how many of ten pictures are read right at least
 LEAST = {
@@ -83,16 +92,58 @@ def test_a_low_or_flat_piece_costs_more_than_a_digit_of_the_lines_height() -> No
     assert cost(40, 50) > CUT and cost(120, 100) > CUT  # so another cut may be worth it
 
 
-def test_a_part_that_no_digit_fits_costs_the_same_whatever_it_looks_like() -> None:
-    def cost(probability: float, **is_: bool) -> float:
+def test_a_mark_costs_the_same_whatever_its_shape() -> None:
+    def cost(probability: float, least: float, empty: int = 0) -> float:
         rest = (1 - probability) / 9
         probabilities = np.array([probability, *[rest] * 9], np.float32)
         image = np.zeros((28, 28), np.uint8)
-        return _cost(Segment((0, 0, 150, 100), image, probabilities, **is_), 100)
+        return _cost(Segment((0, 0, 150, 100), image, probabilities, False, empty, least), 100)
 
-    mark = cost(0.1, is_mark=True)
-    assert cost(0.2, is_part=True) == cost(0.45, is_part=True) == mark < cost(0.49, is_part=True)
-    assert mark < cost(0.45) < cost(0.2)  # a piece, or several parts, must be a digit
+    mark = cost(0.1, np.inf)
+    assert cost(0.2, MARK) == cost(0.45, MARK) == mark < cost(0.49, MARK)
+    assert mark < cost(0.45, 0) < cost(0.2, 0)  # what is no mark must be a digit
+    assert mark < cost(0.1, np.inf, empty=20)  # two marks beside each other are two
+
+
+def test_what_is_low_solid_or_of_one_part_may_be_a_mark() -> None:
+    def drawn(height: int, width: int) -> Part:
+        ink = np.ones((height, width), np.float32)
+        ink[6:-6, 6:-6] = 0
+        return Part(ink, 0, 0)
+
+    def least(*line: Part, cut: int | None = None) -> float | None:
+        end = Border(len(line)) if cut is None else Border(0, np.full(len(line[0].ink), cut))
+        segment = _propose(list(line), 100, (Border(0), end))
+        return segment and segment.least
+
+    assert least(drawn(39, 60)) == SURE and least(drawn(41, 60)) == MARK
+    assert least(drawn(100, 90)) == MARK and least(drawn(100, 91)) == 0  # it may be two digits
+    assert least(drawn(100, 30), drawn(100, 60)) == least(drawn(100, 60), cut=40) == 0
+    assert least(drawn(39, 30), drawn(39, 60)) == SURE  # an equals sign
+    assert least(drawn(39, 60), cut=30) == 0
+    dot_and_line = np.zeros((100, 80), np.float32)
+    down, right = np.mgrid[-20:20, -20:20]
+    dot_and_line[30:70, :40], dot_and_line[:, 70:76] = down**2 + right**2 < 400, 1
+    assert least(Part(dot_and_line[30:70, :40], 0, 0)) == np.inf
+    assert least(Part(dot_and_line, 0, 0), cut=60) is None
+
+
+def test_a_dot_is_no_digit_to_any_network() -> None:
+    shipped = load()
+    paper = Image.new("L", (300, 200), 255)
+    seven = Image.fromarray(255 - first(7)).resize((200, 200))
+    for left in (60, 180):
+        ImageDraw.Draw(paper).ellipse((left, 80, left + 40, 120), 0)
+        pages_ = read([paper, seven], lambda pixels: shipped(pixels))
+        assert [page.text for page in pages_] == ["?" if left == 60 else "??", "7"]
+        assert pages_[0].probability == pytest.approx(0.1)
+
+
+def test_three_digits_that_touch_are_no_mark() -> None:
+    rng = np.random.default_rng(0)
+    inks = [pages.ink_of(first(label)) for label in (2, 5, 3)]
+    line = pages.join(inks, [-6, -4], [0, 0, 0])
+    assert read(pages.picture(pages.on_paper(line, rng)), load()).text == "253"
 
 
 @pytest.mark.parametrize("name", ["minus", "equals"])
