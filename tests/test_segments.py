@@ -128,6 +128,12 @@ def test_what_is_low_solid_or_of_one_part_may_be_a_mark() -> None:
     assert least(Part(dot_and_line, 0, 0), cut=60) is None
 
 
+def test_a_part_of_the_lines_height_is_a_digit_to_a_network_that_knows_no_other() -> None:
+    seven = Image.fromarray(255 - first(7)).resize((200, 200))
+    (unsure,) = read(seven, lambda pixels: load()(pixels) / 20).digits
+    assert unsure.probability < MARK and unsure.is_digit
+
+
 def test_a_dot_is_no_digit_to_any_network() -> None:
     shipped = load()
     paper = Image.new("L", (300, 200), 255)

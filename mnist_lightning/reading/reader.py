@@ -33,8 +33,8 @@ class Reading:
         probabilities: Of the digits 0 to 9; they sum to 1.
         image: What the network saw, uint8 `(28, 28)`, 0 to 255.
         is_digit: Whether there is a digit at all: one that is not less probable than the network's
-            `no_digit_below`, and no sign. Of a sign as low as a minus, and of a dot, all digits are
-            equally probable.
+            `no_digit_below`. A sign as low as a minus, or a dot, is none to any network: all digits
+            are equally probable.
         box: Where it is in the picture: left, top, right and bottom, in pixels.
     """
 
@@ -119,7 +119,7 @@ def read(source: One | list[Any] | tuple[Any, ...], network: Network) -> Page | 
             Pillow has opened; or an array or tensor, `(H, W)` or `(H, W, 3)`, uint8 or float in
             [0, 1]. Or a list of these, which are read on all cores.
         network: Pixels, float `(B, 1, 28, 28)` in [0, 1], to logits `(B, 10)`, on the CPU; without
-            a `no_digit_below` all that is no sign is a digit to it.
+            a `no_digit_below` all but low signs and dots is a digit to it.
 
     Returns:
         What it reads; for a list a list.
@@ -189,7 +189,7 @@ def _page(lines: list[list[Segment]], network: Network) -> Page:
     for line in lines:
         for segment in line:
             reading = _reading(segment.image, segment.probabilities, network, segment.box)
-            digits.append(replace(reading, is_digit=False) if segment.is_mark else reading)
+            digits.append(replace(reading, is_digit=False) if segment.is_low_or_dot else reading)
             text += f" {digits[-1]}" if segment.after_gap else str(digits[-1])
         text += "\n"
     return Page(text[:-1], tuple(digits))

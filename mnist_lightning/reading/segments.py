@@ -92,6 +92,11 @@ class Segment:
         return bool(self.probabilities.max() < self.least)
 
     @property
+    def is_low_or_dot(self) -> bool:
+        """Whether it is a mark to any network, also to one that knows none."""
+        return self.is_mark and self.least > MARK
+
+    @property
     def digit(self) -> int:
         """The most probable digit."""
         return int(self.probabilities.argmax())
